@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Single objects: catalogs, history, certificate and metainfo. Files go through the pipeline."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import CorruptObject
+from .compression import Compression
+from .hash import ContentHash, HashAlgorithm
+
+if TYPE_CHECKING:
+    from ..storage import Bytes, ObjectStore
+
+
+def put_object(
+    store: ObjectStore, data: Bytes, suffix: str = "", algorithm: HashAlgorithm = HashAlgorithm.SHA1
+) -> tuple[ContentHash, int]:
+    """Compress and upload `data`.
+
+    :returns: the object's name, and the bytes that it takes in the store
+    :raises StorageError: when the store does not take it
+    """
+    stored = memoryview(Compression.ZLIB.compress(data))
+    content_hash = ContentHash.of(stored, algorithm, suffix)
+    store.put(content_hash.key(), stored)
+    return content_hash, stored.nbytes
+
+
+def fetch_object(
+    store: ObjectStore, content_hash: ContentHash, compression: Compression = Compression.ZLIB
+) -> bytes:
+    """Return the decompressed content of an object, having compared its stored form with its name.
+
+    :raises ObjectNotFound: when there is none
+    :raises CorruptObject: when the store returns something else
+    """
+    stored = store.get(content_hash.key())
+    if content_hash.algorithm.digest(stored) != content_hash.digest:
+        raise CorruptObject(
+            f"Object {content_hash.key()} in {store.describe()} does not match its name",
+            remedy="Restore it from a replica of the repository, and run 'cvmfs_server check'",
+        )
+    try:
+        return compression.decompress(stored)
+    except CorruptObject as error:
+        raise CorruptObject(f"Object {content_hash.key()} in {store.describe()}: {error.message}") from None

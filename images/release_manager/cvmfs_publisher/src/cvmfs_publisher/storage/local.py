@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A repository in a directory that any web server can serve: CernVM-FS's ``local`` upstream storage."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from ..errors import (
+    AccessDenied,
+    ConfigurationError,
+    ObjectNotFound,
+    PreconditionFailed,
+    QuotaExceeded,
+    StorageError,
+)
+from .store import Bytes, ObjectInfo, Version
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterator
+    from types import TracebackType
+
+_TRANSACTIONS = "data/txn"
+
+
+class LocalStore:
+    """An object store in a directory, with the semantics of the S3 one.
+
+    Objects appear by being renamed into place. Everything that is not named by its content is written under a
+    lock on the directory, so that conditional writes of several processes order themselves.
+
+    :param directory: the repository's root; made when it does not exist
+    :param temporary: where objects are written before they are renamed; on the same file system. CernVM-FS's
+        own place is ``data/txn`` in the repository.
+    """
+
+    def __init__(self, directory: str | Path, temporary: str | Path | None = None) -> None:
+        self._root = Path(directory)
+        self._temporary = Path(temporary) if temporary is not None else self._root / _TRANSACTIONS
+        try:
+            self._temporary.mkdir(parents=True, exist_ok=True)
+            (self._root / "data").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._translate(error, "prepare", "data") from error
+        if self._root.stat().st_dev != self._temporary.stat().st_dev:
+            raise ConfigurationError(
+                f"{self._temporary} is not on the same file system as {self._root}",
+                remedy="Name a directory below the repository's storage in CVMFS_UPSTREAM_STORAGE",
+            )
+        umask = os.umask(0)
+        os.umask(umask)
+        self._file_mode = 0o666 & ~umask
+
+    def get(self, key: str) -> bytes:
+        try:
+            return self._path(key).read_bytes()
+        except OSError as error:
+            raise self._translate(error, "read", key) from error
+
+    def get_versioned(self, key: str) -> tuple[bytes, Version]:
+        data = self.get(key)
+        return data, _version(data)
+
+    def exists(self, key: str) -> bool:
+        try:
+            self._path(key).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise self._translate(error, "look for", key) from error
+        return True
+
+    def put(
+        self,
+        key: str,
+        data: Bytes,
+        *,
+        cache_control: str | None = None,
+        content_type: str | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Version:
+        del cache_control, content_type, cancel  # the web server's business; nothing here waits
+        if key.startswith("data/"):
+            return self._write(key, data)
+        with self._locked():
+            return self._write(key, data)
+
+    def put_if_absent(self, key: str, data: Bytes) -> Version:
+        with self._locked():
+            if self.exists(key):
+                raise PreconditionFailed(f"{self._path(key)} exists already")
+            return self._write(key, data)
+
+    def put_if_match(self, key: str, data: Bytes, version: Version) -> Version:
+        with self._locked():
+            try:
+                current = self.get_versioned(key)[1]
+            except ObjectNotFound:
+                raise PreconditionFailed(f"{self._path(key)} is gone") from None
+            if current != version:
+                raise PreconditionFailed(f"{self._path(key)} was replaced by somebody else")
+            return self._write(key, data)
+
+    def delete(self, key: str) -> None:
+        try:
+            with contextlib.nullcontext() if key.startswith("data/") else self._locked():
+                self._path(key).unlink(missing_ok=True)
+        except NotADirectoryError:
+            pass
+        except OSError as error:
+            raise self._translate(error, "delete", key) from error
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        folder = prefix.rpartition("/")[0]
+        pending = [self._path(folder) if folder else self._root]
+        while pending:
+            try:
+                entries = list(os.scandir(pending.pop()))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise self._translate(error, "list", prefix) from error
+            for entry in entries:
+                key = os.path.relpath(entry.path, self._root)
+                if entry.is_dir(follow_symlinks=False):
+                    if Path(entry.path) != self._temporary:
+                        pending.append(Path(entry.path))
+                elif key.startswith(prefix):
+                    status = entry.stat(follow_symlinks=False)
+                    yield ObjectInfo(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+
+    def describe(self) -> str:
+        return f"directory {self._root}"
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _path(self, key: str) -> Path:
+        return self._root / key
+
+    def _write(self, key: str, data: Bytes) -> Version:
+        target = self._path(key)
+        temporary = None
+        try:
+            descriptor, temporary = tempfile.mkstemp(dir=self._temporary)
+            with open(descriptor, "wb", buffering=0) as file:
+                os.fchmod(descriptor, self._file_mode)
+                remaining = memoryview(data)
+                while remaining:
+                    remaining = remaining[file.write(remaining) :]
+                if not key.startswith("data/"):
+                    os.fsync(descriptor)  # no power cut may leave an empty manifest
+            try:
+                os.rename(temporary, target)
+            except FileNotFoundError:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.rename(temporary, target)
+        except OSError as error:
+            if temporary is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
+            raise self._translate(error, "write", key) from error
+        return _version(data)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the storage's lock, which is on the directory itself: no lock file has to be kept."""
+        descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _translate(self, error: OSError, action: str, key: str) -> StorageError:
+        text = f"Cannot {action} {self._path(key)}: {error.strerror}"
+        match error.errno:
+            case errno.ENOENT | errno.ENOTDIR:
+                return ObjectNotFound(f"There is no {self._path(key)}")
+            case errno.EACCES | errno.EPERM | errno.EROFS:
+                return AccessDenied(text, remedy="Run as the user who owns the repository's storage")
+            case errno.ENOSPC | errno.EDQUOT:
+                return QuotaExceeded(text, remedy="Free space on that file system, then try again")
+        return StorageError(text)
+
+
+def _version(data: Bytes) -> Version:
+    return Version(hashlib.sha256(data).hexdigest())

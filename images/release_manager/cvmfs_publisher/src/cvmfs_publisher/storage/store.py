@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one interface that all object stores have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NewType, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterator
+    from datetime import datetime
+    from types import TracebackType
+    from typing import Self
+
+Bytes: TypeAlias = bytes | bytearray | memoryview
+
+Version = NewType("Version", str)
+"""Names one state of an object, for conditional writes. Opaque: its store alone understands it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One line of a listing; `size` is in bytes, `last_modified` is aware of its time zone."""
+
+    key: str
+    size: int
+    last_modified: datetime
+
+
+class ObjectStore(Protocol):
+    """Where one repository lives.
+
+    Keys are relative to the repository's root, e.g. ``.cvmfspublished`` or ``data/ab/cdef…C``. All methods
+    block, may be called from any thread, retry what is worth it, and raise subclasses of `StorageError`.
+    An object is always either wholly written or not at all.
+    """
+
+    def get(self, key: str) -> bytes:
+        """Return an object's bytes.
+
+        :raises ObjectNotFound: when there is none
+        """
+        ...
+
+    def get_versioned(self, key: str) -> tuple[bytes, Version]:
+        """Return an object's bytes, and the version that they are.
+
+        :raises ObjectNotFound: when there is none
+        """
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Say whether there is such an object."""
+        ...
+
+    def put(
+        self,
+        key: str,
+        data: Bytes,
+        *,
+        cache_control: str | None = None,
+        content_type: str | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Version:
+        """Write an object, whether or not there is one already.
+
+        :param cache_control: HTTP header for readers; by default what CernVM-FS sets for this key
+        :param content_type: HTTP header for readers; by default what CernVM-FS sets for this key
+        :param cancel: once set, a wait between two attempts ends at once, with the error of the last attempt
+        """
+        ...
+
+    def put_if_absent(self, key: str, data: Bytes) -> Version:
+        """Create an object.
+
+        :raises PreconditionFailed: when there is one already
+        """
+        ...
+
+    def put_if_match(self, key: str, data: Bytes, version: Version) -> Version:
+        """Replace an object.
+
+        :raises PreconditionFailed: when the object is not, or no longer, the given version
+        """
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove an object; there may be none."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Yield the objects whose keys start with `prefix`, in no particular order."""
+        ...
+
+    def describe(self) -> str:
+        """Return where the store is, for messages. Never contains credentials."""
+        ...
+
+    def close(self) -> None:
+        """Release connections. Later calls fail."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def headers_for(key: str) -> tuple[str, str]:
+    """Return the Cache-Control and Content-Type of an object for its HTTP readers.
+
+    The values are CernVM-FS's own: three days for what is named by its content, a minute for what is replaced
+    in place.
+    """
+    if key.startswith("data/"):
+        return "max-age=259200", "application/octet-stream"
+    if key.endswith(".json"):
+        return "max-age=61", "application/json"
+    if key.endswith(".html"):
+        return "max-age=61", "text/html"
+    return "max-age=61", "application/x-cvmfs"
