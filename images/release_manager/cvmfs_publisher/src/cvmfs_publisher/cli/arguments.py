@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command line's grammar, shared by all subcommands."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from typing import NoReturn, Protocol
+
+WRONG_USE = 3
+
+
+class Command(Protocol):
+    """What a module in ``commands/`` offers; its docstring's first line is the command's help."""
+
+    __doc__: str | None
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        """Declare the subcommand's options."""
+
+    @staticmethod
+    def run(options: argparse.Namespace) -> int:
+        """Do it, and return the exit code."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Leaves with upstream's exit code for wrong use instead of argparse's."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(WRONG_USE, f"{self.prog}: {message}\n")
+
+
+def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    # Abbreviated long options would change their meaning with every option that is added.
+    parser = _Parser(prog="cvmfs_server", description="Manages CernVM-FS repositories.", allow_abbrev=False)
+    formatter = argparse.RawDescriptionHelpFormatter
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in commands.items():
+        summary = (command.__doc__ or "").strip().partition("\n")[0]
+        # No -h for help: `tag` has it for a hash.
+        subparser = subparsers.add_parser(
+            name,
+            help=summary,
+            description=command.__doc__,
+            allow_abbrev=False,
+            add_help=False,
+            formatter_class=formatter,
+        )
+        subparser.add_argument("--help", action="help", help="show this help and leave")
+        command.add_arguments(subparser)
+        subparser.set_defaults(run=command.run)
+    return parser
+
+
+def add_repository(parser: argparse.ArgumentParser) -> None:
+    """Declare the one repository that a subcommand works on; without it there must be just one configured."""
+    parser.add_argument(
+        "repository",
+        nargs="?",
+        metavar="FQRN",
+        help="fully qualified repository name; optional if only one is configured",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Declare the option for programs that read the result."""
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON document on standard output")
+
+
+def repository_and_path(argument: str | None) -> tuple[str | None, str]:
+    """Split ``FQRN/sub/path``, the form in which upstream takes a subtree."""
+    if argument is None:
+        return None, ""
+    name, _, path = argument.partition("/")
+    return name, path
+
+
+def positive(text: str) -> int:
+    """Parse a whole number of at least one (an argparse type)."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The subcommands, one module each: declare the options, call the operation, print the result."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from ..arguments import Command
+from . import abort, check, info, ingest, list_, mkfs, publish, resign, tag, transaction
+
+COMMANDS: dict[str, Command] = {
+    name: cast(Command, module)
+    for name, module in (
+        ("mkfs", mkfs),
+        ("list", list_),
+        ("info", info),
+        ("transaction", transaction),
+        ("publish", publish),
+        ("abort", abort),
+        ("ingest", ingest),
+        ("tag", tag),
+        ("resign", resign),
+        ("check", check),
+    )
+}

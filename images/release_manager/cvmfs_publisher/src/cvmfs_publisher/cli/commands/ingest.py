@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Publish a tar file or a directory in a transaction of its own.
+
+Upstream's options for tar files, and two more: --directory takes a directory, and --mirror makes the base directory
+equal to the source, where otherwise the source is merged into it.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from ...changes.change_set import ChangeSet
+from ...operations.environment import Environment
+from ...operations.publish import PublishOptions, ingest
+from .. import output
+from ..arguments import add_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("-t", "--tar_file", metavar="FILE", help="tar file; - reads standard input")
+    source.add_argument("--directory", metavar="DIR", help="directory")
+    parser.add_argument("-b", "--base_dir", metavar="PATH", help="where in the repository the content goes")
+    parser.add_argument(
+        "-d", "--delete", action="append", default=[], metavar="PATH", help="what to remove first; repeatable"
+    )
+    parser.add_argument("-c", "--catalog", action="store_true", help="make the base directory a nested catalog")
+    parser.add_argument("-u", "--user", help="owner of the content")
+    parser.add_argument("-g", "--group", help="group of the content; needs --user")
+    parser.add_argument("-k", "--keep-ownership", action="store_true", help="keep the owners that the tar file names")
+    parser.add_argument("--mirror", action="store_true", help="remove from the base directory what the source has not")
+    parser.add_argument("-a", dest="tag", metavar="TAG", help="name of the new revision")
+    parser.add_argument("-m", dest="tag_description", default="", metavar="TEXT", help="description of the tag")
+    parser.add_argument("-v", dest="verbose", action="store_true", help="print each path that changes")
+    parser.add_argument("--dry-run", action="store_true", help="show what would change; needs no keys")
+    add_json(parser)
+    parser.add_argument("repository", nargs="?", metavar="FQRN", help="repository name")
+
+
+def run(options: argparse.Namespace) -> int:
+    environment = Environment.of_process()
+    name = environment.resolve((options.repository or "").partition("/")[0] or None)
+    changes = ChangeSet.of_ingest(
+        source=options.directory or options.tar_file,
+        base_dir=options.base_dir,
+        delete=options.delete,
+        mirror=options.mirror,
+        nested_catalog=options.catalog,
+        user=options.user,
+        group=options.group,
+        keep_ownership=options.keep_ownership,
+    )
+    publish_options = PublishOptions(tag=options.tag, tag_description=options.tag_description)
+    result = ingest(environment, name, changes, publish_options, dry_run=options.dry_run)
+    output.print_publish(result, json=options.json, verbose=options.verbose)
+    return 0

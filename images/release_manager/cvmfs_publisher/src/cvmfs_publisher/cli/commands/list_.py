@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""List the repositories that are configured here."""
+
+from __future__ import annotations
+
+import argparse
+
+from ...operations.environment import Environment
+from ...operations.info import list_repositories
+from .. import output
+from ..arguments import add_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    repositories = list_repositories(Environment.of_process())
+    if options.json:
+        output.print_json({"repositories": [output.plain(repository) for repository in repositories]})
+        return 0
+    for repository in repositories:
+        remarks = "".join(f" - {remark}" for remark in repository.remarks)
+        print(f"{repository.repository} ({repository.type} / {repository.storage_type}{remarks})")
+    return 0

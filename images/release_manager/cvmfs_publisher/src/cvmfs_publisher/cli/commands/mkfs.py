@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Create a new repository."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ...operations.environment import Environment
+from ...operations.mkfs import MkfsOptions, mkfs
+from .. import output
+from ..arguments import add_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-w", dest="stratum0_url", metavar="URL", help="URL under which clients find the storage")
+    parser.add_argument("-u", dest="upstream_storage", metavar="STORAGE", help="local,TMP,DIR or S3,TMP,PREFIX@FILE")
+    parser.add_argument(
+        "-s", dest="s3_config", type=Path, metavar="FILE", help="S3 configuration; with -w the bucket's URL"
+    )
+    parser.add_argument("-o", dest="owner", help="user that owns the repository's content")
+    parser.add_argument("-k", dest="keychain", type=Path, metavar="DIR", help="directory with existing keys")
+    parser.add_argument("-a", dest="hash_algorithm", help="hash algorithm (default: sha1)")
+    parser.add_argument("-Z", dest="compression", help="compression algorithm: default or none")
+    parser.add_argument("-g", dest="auto_tag", action="store_false", help="do not tag revisions automatically")
+    parser.add_argument(
+        "-G", dest="auto_tag_timespan", metavar="TIMESPAN", help="age at which automatic tags are removed"
+    )
+    parser.add_argument("-z", dest="garbage_collectable", action="store_true", help="allow garbage collection")
+    parser.add_argument("-v", dest="volatile", action="store_true", help="mark the content as volatile")
+    parser.add_argument(
+        "-m", dest="replicable", action="store_true", help="allow replication; always done, as upstream does"
+    )
+    parser.add_argument("-p", dest="no_apache", action="store_true", help="configure no Apache; this engine never does")
+    parser.add_argument(
+        "-f", dest="union_fs", metavar="TYPE", help="union file system; recorded, not needed by this engine"
+    )
+    for flag, what in (
+        ("-R", "a smart card for the master key"),
+        ("-V", "VOMS authorization"),
+        ("-X", "external data"),
+        ("-x", "a proxy"),
+    ):
+        parser.add_argument(flag, nargs=0, action=_Refused, help=argparse.SUPPRESS, metavar=what)
+    add_json(parser)
+    parser.add_argument("repository", metavar="FQRN", help="fully qualified name of the new repository")
+
+
+class _Refused(argparse.Action):
+    """An option of upstream's that this engine does not have: refused by name rather than ignored."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        parser.error(f"{self.option_strings[0]} ({self.metavar}) is not supported by this engine")
+
+
+def run(options: argparse.Namespace) -> int:
+    result = mkfs(
+        Environment.of_process(),
+        options.repository,
+        MkfsOptions(
+            stratum0_url=options.stratum0_url,
+            upstream_storage=options.upstream_storage,
+            s3_config=options.s3_config,
+            owner=options.owner,
+            keychain=options.keychain,
+            hash_algorithm=options.hash_algorithm,
+            compression=options.compression,
+            auto_tag=options.auto_tag,
+            auto_tag_timespan=options.auto_tag_timespan,
+            garbage_collectable=options.garbage_collectable,
+            volatile=options.volatile,
+            union_fs=options.union_fs,
+        ),
+    )
+    if options.json:
+        output.print_json(result)
+    else:
+        print(f"Created {result.repository} at {result.storage}, revision {result.revision}.")
+        print(f"Clients find it at {result.stratum0_url}.")
+        if result.generated_keys:
+            print(
+                f"Back up {result.keys_dir / (result.repository + '.masterkey')} now, and keep it away from this machine."
+            )
+    return 0

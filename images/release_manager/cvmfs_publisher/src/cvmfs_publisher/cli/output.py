@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What subcommands print, and the little that they ask."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import enum
+import json as json_module
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+
+from ..changes.change_set import ChangeSet
+from ..content.hash import ContentHash
+from ..errors import UsageError
+from ..operations.publish import PublishResult
+from ..paths import display
+from ..repository.history import Tag
+
+
+def plain(value: object) -> object:
+    """Return `value` in the types that JSON has; paths in bytes become printable text."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type | ContentHash):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, bytes):
+        return display(value)
+    if isinstance(value, ContentHash):
+        return value.hex
+    if isinstance(value, datetime.datetime):
+        return value.isoformat()
+    if isinstance(value, enum.Enum):
+        return plain(value.value)
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(item) for item in value]
+    return value
+
+
+def print_json(value: object) -> None:
+    """Print `value` as one line of JSON on standard output."""
+    print(json_module.dumps(plain(value), ensure_ascii=False, sort_keys=True))
+
+
+def confirm(question: str) -> bool:
+    """Ask on the terminal; anything but ``y`` is a no."""
+    print(question, end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip() in ("y", "Y")
+
+
+def add_change_set(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that say which changes a publish makes."""
+    parser.add_argument(
+        "--changes", metavar="FILE", help="JSON document that lists the changes of this publish; - reads standard input"
+    )
+    parser.add_argument(
+        "--checksum",
+        action="store_true",
+        help="read every source file, even where size, mtime and the like have not changed",
+    )
+
+
+def read_change_set(options: argparse.Namespace) -> ChangeSet:
+    """Return the change set that the options name; an empty one if they name none."""
+    if options.changes is None:
+        return ChangeSet()
+    if options.changes == "-":
+        return ChangeSet.parse(sys.stdin.buffer.read(), "standard input")
+    try:
+        return ChangeSet.parse(Path(options.changes).read_bytes(), options.changes)
+    except OSError as error:
+        raise UsageError(f"Cannot read the changes from {options.changes}: {error.strerror}") from error
+
+
+def print_publish(result: PublishResult, *, json: bool, verbose: bool) -> None:
+    """Print what a publish did, or a dry run would do."""
+    if json:
+        print_json(result)
+        return
+    if verbose:
+        for sign, paths in (("+", result.paths.added), ("*", result.paths.modified), ("-", result.paths.removed)):
+            for path in paths:
+                print(f"{sign} /{display(path)}")
+    for warning in result.warnings:
+        print(f"Warning: {warning}", file=sys.stderr)
+    changes = f"{result.added} added, {result.modified} changed, {result.removed} removed"
+    if result.dry_run:
+        print(f"{result.repository}: {changes}; nothing was published.")
+    elif not result.changed:
+        print(f"{result.repository}: nothing changed, revision {result.revision} stays.")
+    else:
+        tagged = f", tagged {result.tag}" if result.tag else ""
+        print(f"{result.repository}: published revision {result.revision}{tagged}: {changes}.")
+
+
+def print_tag(tag: Tag, *, machine_readable: bool) -> None:
+    """Print one tag, in upstream's words or as its line of fields."""
+    if machine_readable:
+        print(_fields(tag))
+        return
+    print(
+        f"Name:         {tag.name}\n"
+        f"Revision:     {tag.revision}\n"
+        f"Timestamp:    {_time(tag)}\n"
+        f"Branch:       {tag.branch}\n"
+        f"Root Hash:    {tag.root_hash.hex}\n"
+        f"Catalog Size: {tag.size} Byte\n"
+        f"{tag.description}"
+    )
+
+
+def print_tags(tags: Sequence[Tag], *, machine_readable: bool) -> None:
+    """Print all tags, newest first, as a table or as lines of fields."""
+    if machine_readable:
+        for tag in tags:
+            print(_fields(tag))
+        return
+    header = ("Name", "Revision", "Timestamp", "Branch", "Description")
+    rows = [(tag.name, str(tag.revision), _time(tag), tag.branch, tag.description) for tag in tags]
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    for row in [header, tuple("─" * width for width in widths), *rows]:
+        print(" │ ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(f"listing contains {len(rows)} tags")
+
+
+def _fields(tag: Tag) -> str:
+    branch = tag.branch or "(default)"
+    return f"{tag.name} {tag.root_hash.hex} {tag.size} {tag.revision} {tag.timestamp} {branch} {tag.description}"
+
+
+def _time(tag: Tag) -> str:
+    moment = datetime.datetime.fromtimestamp(tag.timestamp, datetime.UTC)
+    return f"{moment.day} {moment:%b %Y %H:%M:%S}"
