@@ -1,8 +1,25 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Content: hash, compress, chunk, and the pipeline that runs them."""
 
+from .chunker import Chunking
 from .compression import Compression
 from .hash import ContentHash, HashAlgorithm, HashSuffix
 from .objects import fetch_object, put_object
+from .pipeline import Chunk, ContentPipeline, ContentResult
+from .source import BytesSource, ContentSource, FileSource
 
-__all__ = ["Compression", "ContentHash", "HashAlgorithm", "HashSuffix", "fetch_object", "put_object"]
+__all__ = [
+    "BytesSource",
+    "Chunk",
+    "Chunking",
+    "Compression",
+    "ContentHash",
+    "ContentPipeline",
+    "ContentResult",
+    "ContentSource",
+    "FileSource",
+    "HashAlgorithm",
+    "HashSuffix",
+    "fetch_object",
+    "put_object",
+]

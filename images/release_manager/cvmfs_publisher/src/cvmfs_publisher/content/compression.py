@@ -14,7 +14,7 @@ from ..errors import ConfigurationError, CorruptObject
 if TYPE_CHECKING:
     from ..storage import Bytes
 
-_LEVEL = 6
+LEVEL = 6
 
 
 class Compression(Enum):
@@ -45,7 +45,7 @@ class Compression(Enum):
 
     def compress(self, data: Bytes) -> Bytes:
         """Return the stored form of `data`. The interpreter lock is released meanwhile."""
-        return deflate.zlib_compress(data, _LEVEL) if self is Compression.ZLIB else data
+        return deflate.zlib_compress(data, LEVEL) if self is Compression.ZLIB else data
 
     def decompress(self, stored: Bytes) -> bytes:
         """Return the data whose stored form is `stored`.

@@ -24,9 +24,10 @@ from ..errors import (
 from .store import Bytes, ObjectInfo, Version
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Iterator
     from types import TracebackType
+
+    from .cancellation import Cancellation
 
 _TRANSACTIONS = "data/txn"
 
@@ -59,6 +60,10 @@ class LocalStore:
         os.umask(umask)
         self._file_mode = 0o666 & ~umask
 
+    @property
+    def concurrency(self) -> int:
+        return (os.cpu_count() or 1) + 2
+
     def get(self, key: str) -> bytes:
         try:
             return self._path(key).read_bytes()
@@ -85,7 +90,7 @@ class LocalStore:
         *,
         cache_control: str | None = None,
         content_type: str | None = None,
-        cancel: threading.Event | None = None,
+        cancel: Cancellation | None = None,
     ) -> Version:
         del cache_control, content_type, cancel  # the web server's business; nothing here waits
         if key.startswith("data/"):

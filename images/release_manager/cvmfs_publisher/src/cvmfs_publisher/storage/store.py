@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NewType, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Iterator
     from datetime import datetime
     from types import TracebackType
     from typing import Self
+
+    from .cancellation import Cancellation
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
 
@@ -35,6 +36,11 @@ class ObjectStore(Protocol):
     block, may be called from any thread, retry what is worth it, and raise subclasses of `StorageError`.
     An object is always either wholly written or not at all.
     """
+
+    @property
+    def concurrency(self) -> int:
+        """The number of requests at a time that serve large numbers of objects best."""
+        ...
 
     def get(self, key: str) -> bytes:
         """Return an object's bytes.
@@ -61,13 +67,13 @@ class ObjectStore(Protocol):
         *,
         cache_control: str | None = None,
         content_type: str | None = None,
-        cancel: threading.Event | None = None,
+        cancel: Cancellation | None = None,
     ) -> Version:
         """Write an object, whether or not there is one already.
 
         :param cache_control: HTTP header for readers; by default what CernVM-FS sets for this key
         :param content_type: HTTP header for readers; by default what CernVM-FS sets for this key
-        :param cancel: once set, a wait between two attempts ends at once, with the error of the last attempt
+        :param cancel: once set, the attempt is broken off and not repeated
         """
         ...
 

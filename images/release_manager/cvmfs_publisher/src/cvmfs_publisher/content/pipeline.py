@@ -1,0 +1,415 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The content pipeline: reads, compresses, hashes and uploads files, many at a time, in bounded memory.
+
+Each worker thread carries a batch of small files through all stages. What takes time (reading, compression, hashing,
+the network) runs without the interpreter's lock, so threads are enough to use all cores and to hide the store's
+latency. Chunks of a large file are handed on by the worker that reads it, to whoever is free.
+"""
+
+from __future__ import annotations
+
+import collections
+import mmap
+import tempfile
+import threading
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
+
+from ..errors import StorageError
+from ..storage import Cancellation
+from .chunker import STEP, Chunking, cut
+from .compression import LEVEL, Compression
+from .hash import ContentHash, HashAlgorithm, HashSuffix
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from types import TracebackType
+
+    from ..progress import Progress
+    from ..storage import Bytes, ObjectStore
+    from .source import ClosableReader, ContentSource
+
+Arg = TypeVar("Arg")
+
+_SMALL = 256 << 10  # bytes; files below are read into a buffer that each worker keeps
+_BATCH_FILES = 16
+_BATCH_BYTES = 1 << 20
+_QUEUED_FILES = 4096
+_HELD_BYTES = 64 << 20  # that queued sources may occupy
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a large file: `size` bytes from `offset` on."""
+
+    offset: int
+    size: int
+    hash: ContentHash
+
+
+@dataclass(frozen=True, slots=True)
+class ContentResult:
+    """What has become of a file's content.
+
+    :param hash: the object with the whole content; None when it is in chunks
+    :param size: bytes read
+    :param chunks: the pieces in order; empty when the content is one object
+    :param compression: how the objects are stored
+    :param uploaded_bytes: bytes that went to the store
+    :param new_objects: number of objects that went to the store
+    """
+
+    hash: ContentHash | None
+    size: int
+    chunks: tuple[Chunk, ...]
+    compression: Compression
+    uploaded_bytes: int
+    new_objects: int
+
+
+class ContentPipeline(Generic[Arg]):
+    """Turns files into objects.
+
+    A context manager; leaving it on an error calls off what is not done yet. The first error of any worker is raised
+    by the next call of `submit`, `completed` or `drain`, and calls off the rest.
+
+    :param store: where objects go
+    :param known: says whether the store has an object already, because the current revision refers to it, say.
+        Called from several threads.
+    :param chunking: how to cut large files; None keeps every file whole
+    :param workers: number of threads; by default what the store serves best
+    :param progress: told of files and bytes that are done
+    :param memory: bytes of large files that may be in memory at a time; their compressed form may take as much again
+    :param scratch: directory for the compressed form of large files that are kept whole
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        hash_algorithm: HashAlgorithm = HashAlgorithm.SHA1,
+        compression: Compression = Compression.ZLIB,
+        chunking: Chunking | None = Chunking(),  # noqa: B008  (immutable)
+        known: Callable[[ContentHash], bool] | None = None,
+        workers: int | None = None,
+        progress: Progress | None = None,
+        memory: int = 96 << 20,
+        scratch: Path | None = None,
+    ) -> None:
+        self._store = store
+        self._algorithm = hash_algorithm
+        self._compression = compression
+        self._chunking = chunking
+        self._known = known
+        self._progress = progress
+        self._scratch = scratch
+        self._memory = max(memory, chunking.maximum + STEP) if chunking else memory
+
+        lock = threading.Lock()
+        self._lock = lock
+        self._work = threading.Condition(lock)  # idle workers wait for something to do
+        self._room = threading.Condition(lock)  # workers that read large files wait for memory
+        self._news = threading.Condition(lock)  # the caller waits for a shorter queue, results, or an error
+        self._batch: list[tuple[ContentSource, Arg]] = []
+        self._batch_bytes = 0
+        self._batches: collections.deque[list[tuple[ContentSource, Arg]]] = collections.deque()
+        self._pieces: collections.deque[_Piece[Arg]] = collections.deque()
+        self._results: list[tuple[ContentResult, Arg]] = []
+        self._queued = 0
+        self._held = 0
+        self._unfinished = 0
+        self._idle = 0
+        self._seen: set[ContentHash] = set()
+        self._error: BaseException | None = None
+        self._closing = False
+        self._cancel = Cancellation()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"content-{number}")
+            for number in range(workers or store.concurrency)
+        ]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                collections.deque(self.drain(), maxlen=0)
+            else:
+                self._call_off(error)
+        finally:
+            with self._lock:
+                self._closing = True
+                self._work.notify_all()
+            for thread in self._threads:
+                thread.join()
+
+    def submit(self, source: ContentSource, arg: Arg) -> None:
+        """Queue a file. Blocks while too much is queued.
+
+        :param source: the content; read later, in another thread
+        :param arg: comes back with the result
+        :raises PublisherError: when something submitted earlier failed
+        """
+        held = source.held
+        with self._lock:
+            self._raise_error()
+            while self._queued >= _QUEUED_FILES or (self._held and self._held + held > _HELD_BYTES):
+                self._flush()
+                self._news.wait()
+                self._raise_error()
+            self._queued += 1
+            self._unfinished += 1
+            self._held += held
+            self._batch.append((source, arg))
+            self._batch_bytes += source.size
+            if self._idle or len(self._batch) >= _BATCH_FILES or self._batch_bytes >= _BATCH_BYTES:
+                self._flush()
+
+    def completed(self) -> Iterator[tuple[ContentResult, Arg]]:
+        """Yield what is done by now, each result once, in no particular order. Does not block.
+
+        :raises PublisherError: when something submitted failed
+        """
+        with self._lock:
+            self._raise_error()
+            results, self._results = self._results, []
+        yield from results
+
+    def drain(self) -> Iterator[tuple[ContentResult, Arg]]:
+        """Yield all results that were not yielded yet, until everything submitted is done.
+
+        :raises PublisherError: when something submitted failed
+        """
+        done = False
+        while not done:
+            with self._lock:
+                self._flush()
+                while not self._results and self._unfinished and self._error is None:
+                    self._news.wait()
+                self._raise_error()
+                results, self._results = self._results, []
+                done = not self._unfinished
+            yield from results
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _flush(self) -> None:
+        """Make the files submitted last available to workers. Called with the lock held."""
+        if self._batch:
+            self._batches.append(self._batch)
+            self._batch = []
+            self._batch_bytes = 0
+            self._work.notify()
+
+    def _call_off(self, error: BaseException) -> None:
+        with self._lock:
+            if self._error is None:
+                self._error = error
+            self._batch.clear()
+            self._batches.clear()
+            self._pieces.clear()
+            self._room.notify_all()
+            self._news.notify_all()
+        self._cancel.set()
+
+    def _run(self) -> None:
+        """Work until the pipeline closes: the life of a worker thread."""
+        buffer = memoryview(bytearray(_SMALL))
+        while True:
+            piece = batch = None
+            with self._lock:
+                while not (self._pieces or self._batches):
+                    if self._closing:
+                        return
+                    if self._batch:
+                        self._flush()
+                        break
+                    self._idle += 1
+                    self._work.wait()
+                    self._idle -= 1
+                if self._pieces:
+                    piece = self._pieces.popleft()
+                else:
+                    batch = self._batches.popleft()
+            try:
+                if piece is not None:
+                    self._store_piece(piece)
+                for source, arg in batch or ():
+                    self._take(source, arg, buffer)
+            except BaseException as error:  # its place is the thread that submits
+                self._call_off(error)
+
+    def _take(self, source: ContentSource, arg: Arg, buffer: memoryview) -> None:
+        """Carry one file through all stages; chunks of a large file may still be on their way afterwards."""
+        if self._cancel.is_set():
+            return
+        reader = source.open()
+        try:
+            size = 0
+            while count := reader.readinto(buffer[size:]):
+                size += count
+                if size == len(buffer):
+                    break
+            if not count:
+                self._finish(self._store_whole(buffer[:size]), arg)
+            elif self._chunking is None:
+                self._finish(self._store_unchunked(reader, buffer), arg)
+            else:
+                self._take_large(reader, arg, buffer, self._chunking)
+        finally:
+            reader.close()
+        with self._lock:
+            self._queued -= 1
+            self._held -= source.held
+            self._news.notify()
+
+    def _take_large(self, reader: ClosableReader, arg: Arg, start: memoryview, chunking: Chunking) -> None:
+        file = _LargeFile(arg)
+        pieces = cut(reader, chunking, start)
+        last = False
+        while not last:
+            most = chunking.maximum + STEP
+            self._reserve(most)
+            data, last = next(pieces)
+            self._release(most - len(data))
+            if last and not file.size:
+                try:
+                    self._finish(self._store_whole(data), arg)
+                finally:
+                    self._release(len(data))
+                return
+            piece = _Piece(file, file.size, data)
+            with self._lock:
+                file.size += len(data)
+                file.unfinished += 1
+                self._pieces.append(piece)
+                self._work.notify()
+                self._room.notify_all()
+        self._finish_piece(file)
+
+    def _store_piece(self, piece: _Piece[Arg]) -> None:
+        data = piece.data
+        try:
+            content_hash, uploaded, new = self._store_object(data, HashSuffix.PARTIAL)
+        finally:
+            self._release(len(data))
+        if self._progress:
+            self._progress.add(bytes=len(data))
+        file = piece.file
+        with self._lock:
+            file.chunks.append(Chunk(piece.offset, len(data), content_hash))
+            file.uploaded += uploaded
+            file.new += new
+        self._finish_piece(file)
+
+    def _finish_piece(self, file: _LargeFile[Arg]) -> None:
+        with self._lock:
+            file.unfinished -= 1
+            if file.unfinished:
+                return
+        chunks = tuple(sorted(file.chunks, key=lambda chunk: chunk.offset))
+        result = ContentResult(None, file.size, chunks, self._compression, file.uploaded, file.new)
+        self._finish(result, file.arg)
+
+    def _finish(self, result: ContentResult, arg: Arg) -> None:
+        if self._progress:
+            self._progress.add(files=1, bytes=0 if result.chunks else result.size)
+        with self._lock:
+            self._results.append((result, arg))
+            self._unfinished -= 1
+            self._news.notify()
+
+    def _store_whole(self, data: Bytes) -> ContentResult:
+        content_hash, uploaded, new = self._store_object(data, HashSuffix.NONE)
+        return ContentResult(content_hash, len(data), (), self._compression, uploaded, new)
+
+    def _store_object(self, data: Bytes, suffix: HashSuffix) -> tuple[ContentHash, int, int]:
+        """Return the name of the object with `data`, and the bytes and the number of objects uploaded for it."""
+        stored = self._compression.compress(data)
+        return self._upload(stored, suffix)
+
+    def _upload(self, stored: Bytes, suffix: HashSuffix) -> tuple[ContentHash, int, int]:
+        content_hash = ContentHash.of(stored, self._algorithm, suffix)
+        with self._lock:
+            if content_hash in self._seen:
+                return content_hash, 0, 0
+            self._seen.add(content_hash)
+        if self._known is not None and self._known(content_hash):
+            return content_hash, 0, 0
+        self._store.put(content_hash.key(), stored, cancel=self._cancel)
+        return content_hash, len(stored), 1
+
+    def _store_unchunked(self, reader: ClosableReader, start: memoryview) -> ContentResult:
+        """Store a large file as one object, whose compressed form is on disk meanwhile."""
+        compressor = zlib.compressobj(LEVEL) if self._compression is Compression.ZLIB else None
+        size = 0
+        try:
+            with tempfile.TemporaryFile(dir=self._scratch) as file:
+                block = start
+                while len(block):
+                    file.write(compressor.compress(block) if compressor else block)
+                    size += len(block)
+                    block = start[: reader.readinto(start) or 0]
+                if compressor:
+                    file.write(compressor.flush())
+                file.flush()
+                with (
+                    mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+                    memoryview(mapped) as stored,
+                ):
+                    content_hash, uploaded, new = self._upload(stored, HashSuffix.NONE)
+        except OSError as error:
+            raise StorageError(
+                f"Cannot write a temporary file in {self._scratch or tempfile.gettempdir()}: {error.strerror}",
+                remedy="Make room there, or let large files be chunked (CVMFS_USE_FILE_CHUNKING=true)",
+            ) from error
+        return ContentResult(content_hash, size, (), self._compression, uploaded, new)
+
+    def _reserve(self, size: int) -> None:
+        """Take memory for `size` bytes, storing other pieces of large files while there is none."""
+        while True:
+            with self._lock:
+                while self._memory < size and not self._pieces and self._error is None:
+                    self._room.wait()
+                if self._error is not None:
+                    raise self._error
+                if self._memory >= size:
+                    self._memory -= size
+                    return
+                piece = self._pieces.popleft()
+            self._store_piece(piece)
+
+    def _release(self, size: int) -> None:
+        with self._lock:
+            self._memory += size
+            self._room.notify_all()
+
+
+class _LargeFile(Generic[Arg]):
+    """Collects the chunks of one file."""
+
+    def __init__(self, arg: Arg) -> None:
+        self.arg = arg
+        self.size = 0
+        self.unfinished = 1  # counts the reader as well
+        self.chunks: list[Chunk] = []
+        self.uploaded = 0
+        self.new = 0
+
+
+@dataclass(slots=True)
+class _Piece(Generic[Arg]):
+    """A chunk that waits to be stored."""
+
+    file: _LargeFile[Arg]
+    offset: int
+    data: bytearray
