@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Change sets: what one publish does to a repository, in order."""
+
+from __future__ import annotations
+
+import grp
+import json
+import pwd
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Self, TypeVar
+
+from ..errors import UsageError
+from ..paths import ROOT, parse
+
+VERSION = 1
+STANDARD_INPUT = "-"
+
+_DOCUMENTED = "The README of cvmfs_publisher describes change sets"
+
+
+class Mode(Enum):
+    """What becomes of that in the base directory which the source does not have."""
+
+    MIRROR = "mirror"
+    """It goes: the base directory ends up equal to the source."""
+
+    MERGE = "merge"
+    """It stays. A directory of the source replaces a file of that name; a file replaces only an empty directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A user and a group, as numbers."""
+
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Bring the content of a directory or an archive into a base directory.
+
+    :param source: directory, or tar archive (plain, or compressed with gzip, bzip2, xz or zstd); ``-`` is a tar
+        archive on standard input
+    :param base_dir: where it goes; made if needed, with its parents
+    :param owner: whom all of it is given to; by default, directories keep their owners, and archives are given to the
+        repository's owner
+    :param keep_ownership: archives, too, keep the owners that they name
+    :param nested_catalog: the base directory becomes a nested catalog
+    :param allow_empty: an empty source may empty a base directory
+    """
+
+    source: str
+    base_dir: bytes
+    mode: Mode
+    owner: Owner | None = None
+    keep_ownership: bool = False
+    nested_catalog: bool = False
+    allow_empty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """Remove a path, and all that is below it. There may be none."""
+
+    path: bytes
+
+
+Change = Content | Deletion
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeSet:
+    """Changes that are made one after the other, and published together."""
+
+    changes: tuple[Change, ...] = ()
+
+    @classmethod
+    def parse(cls, document: bytes, label: str) -> Self:
+        """Return the change set that a JSON document describes.
+
+        The document is ``{"version": 1, "changes": [...]}``. A change is either ``{"delete": PATH}`` or
+        ``{"source": FILE, "base_dir": PATH, "mode": "mirror"|"merge"}``, to which ``"nested_catalog": true`` and
+        ``"allow_empty": true`` can be added.
+
+        :param label: names the document in messages
+        :raises UsageError: when it is not of this form
+        """
+        try:
+            content = json.loads(document)
+        except ValueError as error:
+            raise UsageError(f"{label} is not JSON: {error}", remedy=_DOCUMENTED) from None
+        fields = _Fields(content, label)
+        version = fields.take("version", int)
+        if version != VERSION:
+            raise UsageError(
+                f"{label} is a change set of version {version}", remedy=f"This publisher reads version {VERSION}"
+            )
+        items = fields.take("changes", list)
+        fields.end()
+        return cls(tuple(_parse_change(item, f"{label}, change {number}") for number, item in enumerate(items, 1)))
+
+    @classmethod
+    def of_ingest(
+        cls,
+        *,
+        source: str | None,
+        base_dir: str | None,
+        delete: Sequence[str],
+        mirror: bool = False,
+        nested_catalog: bool = False,
+        user: str | None = None,
+        group: str | None = None,
+        keep_ownership: bool = False,
+    ) -> Self:
+        """Return the change set of the options of ``cvmfs_server ingest``: deletions first, then the content.
+
+        :raises UsageError: when the options do not fit together, or name something that does not exist
+        """
+        if source is None and base_dir is not None:
+            raise UsageError(
+                "There is a base directory, but nothing to put there", remedy="Add --tar_file or --directory"
+            )
+        if source is not None and base_dir is None:
+            raise UsageError(f"There is no place for {source}", remedy="Add --base_dir; / is the repository's root")
+        if source is None and not delete:
+            raise UsageError(
+                "There is nothing to do", remedy="Use --tar_file or --directory with --base_dir, or --delete"
+            )
+        if keep_ownership and (user or group):
+            raise UsageError(
+                "Ownership is either kept or set", remedy="Use either --keep-ownership, or --user and --group"
+            )
+        if group and not user:
+            raise UsageError("--group needs --user", remedy="Add --user")
+        changes: list[Change] = [_deletion(path) for path in delete]
+        if source is not None and base_dir is not None:
+            changes.append(
+                Content(
+                    source=source,
+                    base_dir=parse(base_dir),
+                    mode=Mode.MIRROR if mirror else Mode.MERGE,
+                    owner=find_owner(user, group) if user else None,
+                    keep_ownership=keep_ownership,
+                    nested_catalog=nested_catalog,
+                )
+            )
+        return cls(tuple(changes))
+
+
+def find_owner(user: str, group: str | None = None) -> Owner:
+    """Return the numbers of a user and a group, which may be given as names or numbers.
+
+    :param group: by default the user's own; for a number without an account, the same number
+    :raises UsageError: when there is no such user or group on this machine
+    """
+    try:
+        account = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+        uid, gid = account.pw_uid, account.pw_gid
+    except KeyError:
+        if not user.isdecimal():
+            raise UsageError(f"There is no user {user!r} on this machine", remedy="Give its number") from None
+        uid = gid = int(user)
+    if group is not None:
+        try:
+            gid = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+        except KeyError:
+            raise UsageError(f"There is no group {group!r} on this machine", remedy="Give its number") from None
+    return Owner(uid, gid)
+
+
+def _parse_change(item: object, label: str) -> Change:
+    fields = _Fields(item, label)
+    change: Change
+    if "delete" in fields:
+        change = _deletion(fields.take("delete", str))
+    else:
+        change = Content(
+            source=fields.take("source", str),
+            base_dir=parse(fields.take("base_dir", str)),
+            mode=fields.take("mode", Mode),
+            nested_catalog=fields.take("nested_catalog", bool, default=False),
+            allow_empty=fields.take("allow_empty", bool, default=False),
+        )
+    fields.end()
+    return change
+
+
+def _deletion(text: str) -> Deletion:
+    path = parse(text)
+    if path == ROOT:
+        raise UsageError(
+            "The root of a repository cannot be deleted",
+            remedy="Name what is in it, or mirror an empty directory to it with allow_empty",
+        )
+    return Deletion(path)
+
+
+_T = TypeVar("_T")
+_JSON_NAMES: Mapping[type, str] = {int: "a number", str: "a string", bool: "true or false", list: "a list"}
+
+
+class _Fields:
+    """The members of a JSON object, each of which is to be taken once."""
+
+    def __init__(self, value: object, label: str) -> None:
+        if not isinstance(value, Mapping):
+            raise UsageError(f"{label} is not a JSON object", remedy=_DOCUMENTED)
+        self._values = dict(value)
+        self._label = label
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def take(self, key: str, kind: type[_T], *, default: _T | None = None) -> _T:
+        """Return the value of `key` and forget it; an enumeration is given by its value."""
+        value = self._values.pop(key, default)
+        if value is None:
+            raise UsageError(f"{self._label} lacks the key {key!r}", remedy=_DOCUMENTED)
+        if issubclass(kind, Enum) and value in [item.value for item in kind]:
+            return kind(value)
+        if type(value) is not kind:
+            choices = " or ".join(repr(item.value) for item in kind) if issubclass(kind, Enum) else _JSON_NAMES[kind]
+            raise UsageError(f"{self._label}: {key!r} must be {choices}, not {value!r}", remedy=_DOCUMENTED)
+        return value
+
+    def end(self) -> None:
+        """Refuse what has not been taken."""
+        for key in self._values:
+            raise UsageError(f"{self._label} has the unknown key {key!r}", remedy=_DOCUMENTED)

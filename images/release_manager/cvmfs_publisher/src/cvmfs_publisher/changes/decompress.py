@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Opening tar streams, whatever they are compressed with."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import zlib
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+import zstandard
+
+from ..errors import UnreadableSource, UnsafeArchive
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+_BUFFER = 1 << 20
+_ZSTD_WINDOW = 1 << 27
+"""Bytes of memory that an archive may ask for; what the zstd command allows without options."""
+
+
+def open_tar_stream(stream: BinaryIO, label: str) -> BinaryIO:
+    """Return the uncompressed form of `stream`, for reading; the first bytes tell what it is compressed with.
+
+    Where a compressed stream ends before its end mark, reading raises EOFError.
+
+    :param stream: gzip, bzip2, xz, zstd, or anything else, which is handed through
+    :param label: names the archive in messages
+    :raises UnsafeArchive: (while reading) when the compressed form is damaged
+    :raises UnreadableSource: (while reading) when the system cannot read it
+    """
+    raw = io.BufferedReader(_Translated(stream, label), _BUFFER)
+    start = raw.peek(6)
+    if start.startswith(b"\x1f\x8b"):
+        inner = cast(BinaryIO, gzip.GzipFile(fileobj=raw))
+    elif start.startswith(b"BZh"):
+        inner = cast(BinaryIO, bz2.BZ2File(raw))
+    elif start.startswith(b"\xfd7zXZ\0"):
+        inner = cast(BinaryIO, lzma.LZMAFile(raw))  # noqa: SIM115  (the caller reads it)
+    elif start.startswith(b"\x28\xb5\x2f\xfd"):
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
+        inner = cast(BinaryIO, decompressor.stream_reader(raw, read_across_frames=True))
+    else:
+        return raw
+    return io.BufferedReader(_Translated(inner, label, compressed=True), _BUFFER)
+
+
+class _Translated(io.RawIOBase):
+    """A stream whose errors name the archive."""
+
+    def __init__(self, stream: BinaryIO, label: str, *, compressed: bool = False) -> None:
+        super().__init__()
+        self._stream = stream
+        self._label = label
+        self._compressed = compressed
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer)
+        try:
+            data = self._stream.read(len(view))
+        except (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError) as error:
+            if self._compressed:
+                raise UnsafeArchive(
+                    f"{self._label} is damaged: it cannot be decompressed ({error})",
+                    remedy="Fetch or make the archive again",
+                ) from None
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise UnreadableSource(f"Cannot read {self._label}: {reason}") from error
+        view[: len(data)] = data
+        return len(data)
