@@ -1,0 +1,75 @@
+# -*- coding: utf-8 -*-
+# Copyright: (c) 2026, the cvmfs.publishing authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Run commands by argument vector. Private to the collection.
+
+``AnsibleModule.run_command`` returns when a command has ended; a publish takes minutes. So standard error, where
+``cvmfs_server`` reports its progress, may go to a file that somebody else reads meanwhile.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import subprocess
+import typing as t
+
+from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import CommandError, PublishingError
+
+_STDERR_TAIL = 64 * 1024  # bytes of a progress file that may matter for an error message
+
+
+@dataclasses.dataclass(frozen=True)
+class Completed:
+    """A command that has ended."""
+
+    argv: list
+    rc: int
+    stdout: str
+    stderr: str
+
+    @property
+    def complaint(self):
+        """The last line that the command wrote to standard error: where programs put the reason."""
+        lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
+        return lines[-1] if lines else f"exit code {self.rc} without an error message"
+
+    def check(self, message, *, remedy=None):
+        """Return self, or raise :class:`CommandError` if the command failed."""
+        if self.rc != 0:
+            raise CommandError(f"{message}: {self.complaint}" if message else self.complaint, self, remedy=remedy)
+        return self
+
+
+def run(argv, *, stdin=None, stderr_path=None) -> Completed:
+    """Run `argv` and wait for it.
+
+    `stdin` is text for standard input: the way for secrets, which must not be in `argv` or the environment.
+    `stderr_path` is a file to which standard error is written while the command runs.
+    """
+    executable = shutil.which(argv[0])
+    if executable is None:
+        raise PublishingError(f"The command {argv[0]} is not installed", remedy=f"Install {argv[0]}, or correct PATH.")
+    command = [executable, *argv[1:]]
+    data = stdin.encode("utf-8", "surrogateescape") if stdin is not None else None
+    if stderr_path is None:
+        process = _run(command, data, subprocess.PIPE)
+        stderr = process.stderr
+    else:
+        with open(stderr_path, "w+b", buffering=0) as stream:
+            process = _run(command, data, stream)
+            stream.seek(max(0, stream.seek(0, 2) - _STDERR_TAIL))
+            stderr = stream.read()
+    return Completed(list(argv), process.returncode, _text(process.stdout), _text(stderr))
+
+
+def _run(command, data, stderr: t.Any):
+    # Without data the command gets an empty standard input: it must never wait for somebody to answer a question.
+    source = {"input": data} if data is not None else {"stdin": subprocess.DEVNULL}
+    return subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=stderr, **source)
+
+
+def _text(data):
+    return data.decode("utf-8", "backslashreplace")

@@ -1,0 +1,150 @@
+# -*- coding: utf-8 -*-
+# Copyright: (c) 2026, the cvmfs.publishing authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""``cvmfs_server``, one method for each subcommand. Private to the collection.
+
+The command line is the contract between the modules and the engine in the image, so nothing else here knows how an image works.
+"""
+
+from __future__ import annotations
+
+import json
+
+from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import CommandError, PublishingError, action
+
+
+class CvmfsServer:
+    """The command as it is in one place: `execute(command, stdin=..., stderr_path=...)` runs it there.
+
+    `fqrn` is the repository that every subcommand is about. `progress_path` is a file on this host that the command's standard
+    error is written to while it runs.
+    """
+
+    def __init__(self, *, execute, fqrn, progress_path=None):
+        self._execute = execute
+        self._fqrn = fqrn
+        self._progress_path = progress_path
+
+    @action("create the repository")
+    def mkfs(
+        self,
+        *,
+        stratum0_url,
+        s3_config,
+        keychain,
+        owner=None,
+        hash_algorithm=None,
+        compression=None,
+        auto_tag=True,
+        auto_tag_timespan=None,
+        garbage_collectable=False,
+        volatile=False,
+    ):
+        """Create the repository from existing keys; return the command's document."""
+        argv = ["mkfs", "--json", "-w", stratum0_url, "-s", s3_config, "-k", keychain]
+        argv += _option("-o", owner) + _option("-a", hash_algorithm) + _option("-Z", compression)
+        argv += _flag("-g", not auto_tag) + _option("-G", auto_tag_timespan)
+        argv += _flag("-z", garbage_collectable) + _flag("-v", volatile)
+        return self._json([*argv, self._fqrn])
+
+    @action("describe the repository")
+    def info(self):
+        """Return revision, root hash, and how long the whitelist is valid."""
+        return self._json(["info", "--json", self._fqrn])
+
+    @action("list the repositories")
+    def list(self):
+        """Return the repositories that are configured where the command runs."""
+        return self._json(["list", "--json"])["repositories"]
+
+    @action("open a transaction")
+    def transaction(self, *, retry_timeout=None):
+        """Open a transaction and return its public description, whose ``id`` proves to later calls whose it is."""
+        argv = ["transaction", "--json"]
+        if retry_timeout is not None:
+            argv += ["-t", str(retry_timeout)]
+        return self._json([*argv, self._fqrn])
+
+    @action("publish")
+    def publish(self, *, changes, transaction_id=None, dry_run=False, tag=None, tag_description=None, checksum=False):
+        """Publish the change set, or only say what would change; return the counts and paths."""
+        argv = ["publish", "--json", "--changes", "-"]
+        argv += _flag("--dry-run", dry_run) + _flag("--checksum", checksum) + _option("--transaction", transaction_id)
+        argv += _option("-a", tag) + _option("-m", tag_description)
+        return self._json([*argv, self._fqrn], stdin=json.dumps(changes))
+
+    @action("abort the transaction")
+    def abort(self, *, transaction_id=None, force=False):
+        """Abort a transaction: the one with that ID, or with `force` whichever is open."""
+        argv = ["abort", "--json", *_option("--transaction", transaction_id), *_flag("-f", force)]
+        return self._json([*argv, self._fqrn])
+
+    @action("ingest")
+    def ingest(self, *, base_dir, tar_file=None, directory=None, delete=(), mirror=False, tag=None, tag_description=None):
+        """Publish a tar file or a directory in a transaction of its own."""
+        argv = ["ingest", "--json", *_option("-t", tar_file), *_option("--directory", directory), "-b", base_dir]
+        for path in delete:
+            argv += ["-d", path]
+        argv += _flag("--mirror", mirror) + _option("-a", tag) + _option("-m", tag_description)
+        return self._json([*argv, self._fqrn])
+
+    @action("list the tags")
+    def tags(self):
+        """Return all named snapshots, newest first."""
+        return self._json(["tag", "--json", "-l", self._fqrn])["tags"]
+
+    @action("create tag {name}")
+    def add_tag(self, *, name, description=None, root_hash=None):
+        """Name a revision: the newest, or the one with that root hash."""
+        argv = ["tag", "--json", "-a", name, *_option("-m", description), *_option("-h", root_hash)]
+        return self._json([*argv, self._fqrn])
+
+    @action("remove tag {name}")
+    def remove_tag(self, *, name):
+        """Remove a named snapshot."""
+        return self._json(["tag", "--json", "-f", "-r", name, self._fqrn])
+
+    @action("sign the whitelist again")
+    def resign(self, *, days=None):
+        """Sign the whitelist with the master key, to be valid for `days` days."""
+        argv = ["resign", "--json", "-f"]
+        if days is not None:
+            argv += ["-d", str(days)]
+        return self._json([*argv, self._fqrn])
+
+    @action("check the repository")
+    def check(self, *, integrity=False, tag=None):
+        """Return the report of a check; problems are in it and are no error."""
+        argv = ["check", "--json", *_flag("-i", integrity), *_option("-t", tag)]
+        return self._json([*argv, self._fqrn], accept=(0, 1))
+
+    def _json(self, arguments, *, stdin=None, accept=(0,)):
+        completed = self._execute(["cvmfs_server", *arguments], stdin=stdin, stderr_path=self._progress_path)
+        if completed.rc not in accept or not completed.stdout.strip():
+            raise CommandError(_reason(completed), completed)
+        try:
+            return json.loads(completed.stdout)
+        except ValueError:
+            raise PublishingError(
+                f"cvmfs_server {arguments[0]} printed no JSON document but: {completed.stdout[:200]!r}",
+                remedy="Is the image a release manager of this collection's version?",
+            ) from None
+
+
+def _reason(completed):
+    """The command's own message, without its name in front of it."""
+    complaint = completed.complaint
+    for prefix in (f"cvmfs_server {completed.argv[-1]}: ", "cvmfs_server: "):
+        complaint = complaint[len(prefix) :] if complaint.startswith(prefix) else complaint
+    head, separator, tail = complaint.partition(": ")
+    return tail if separator and head.startswith("cvmfs_server") else complaint
+
+
+def _option(flag, value):
+    return [flag, value] if value not in (None, "") else []
+
+
+def _flag(flag, wanted):
+    return [flag] if wanted else []

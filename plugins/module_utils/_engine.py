@@ -1,0 +1,328 @@
+# -*- coding: utf-8 -*-
+# Copyright: (c) 2026, the cvmfs.publishing authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""podman and docker behind one interface. Private to the collection.
+
+Both engines are driven by their command line, as an argument vector. Where they agree, and they mostly do, the argument
+vector is built once in :class:`Engine`; what differs is secrets. podman keeps them itself and takes them on standard input.
+docker has secrets only in a swarm, so there they are files on a tmpfs that only their owner can read.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import json
+import os
+import typing as t
+
+from ansible_collections.cvmfs.publishing.plugins.module_utils import _command
+from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError, action
+
+SPOOL_DIR = "/var/spool/cvmfs"
+SECRETS_ROOT = "/etc/cvmfs"
+_SECRET_MODE = 0o400
+_STOP_SECONDS = 20  # a release manager uses them to release the leases it holds
+
+
+@dataclasses.dataclass(frozen=True)
+class Mount:
+    """A host path that the container sees read-only."""
+
+    source: str
+    target: str
+
+    @property
+    def arguments(self):
+        """The engine's option for it. ``-v`` cannot express a colon and ``--mount`` cannot express a comma."""
+        if ":" not in self.source and ":" not in self.target:
+            return ["-v", f"{self.source}:{self.target}:ro"]
+        if "," in self.source or "," in self.target:
+            raise PublishingError(
+                f"No container engine can mount {self.source}, which has both a colon and a comma in its name",
+                remedy="Rename it, or give a directory above it as the source.",
+            )
+        return ["--mount", f"type=bind,source={self.source},target={self.target},readonly"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Container:
+    """What a release manager's container is made of.
+
+    `secrets` maps a file below /etc/cvmfs to the name of the engine's secret. `image` must be on the host already: pulling and
+    building are visible steps of the role, not a surprise in the middle of a publish.
+    """
+
+    name: str
+    image: str
+    network: t.Optional[str] = None
+    memory: t.Optional[str] = None
+    mounts: tuple = ()
+    secrets: dict = dataclasses.field(default_factory=dict)
+    labels: dict = dataclasses.field(default_factory=dict)
+    tmpfs: tuple = ("/tmp",)  # in the container, whose root file system is read-only
+
+    def with_mounts(self, mounts):
+        """Return the same container with further mounts."""
+        return dataclasses.replace(self, mounts=tuple(dict.fromkeys((*self.mounts, *mounts))))
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """One thing in which a container is not as it should be. The list of them is both `changed` and the diff."""
+
+    name: str
+    current: t.Any
+    desired: t.Any
+
+
+class Engine(abc.ABC):
+    """A container engine on this host. `run` is :func:`_command.run`, or a test's stand-in."""
+
+    name: str
+
+    def __init__(self, run=_command.run):
+        self._run_command = run
+
+    # Containers
+
+    @action("run {command[0]} in a container of image {container.image}")
+    def run(self, *, container: Container, command, stdin=None, stderr_path=None):
+        """Run `command` in a container that is gone afterwards; return :class:`_command.Completed`, whatever its exit code."""
+        interactive = ["-i"] if stdin is not None else []
+        argv = [self.name, "run", "--rm", *interactive, *self._arguments(container), container.image, *command]
+        return self._run_command(argv, stdin=stdin, stderr_path=stderr_path)
+
+    @action("start container {container.name}")
+    def start(self, *, container: Container):
+        """Start a container that stays, and make sure that it does."""
+        self._engine("run", "-d", "--name", container.name, *self._arguments(container), container.image)
+        state = self.inspect(name=container.name)
+        if state is None or not state["State"]["Running"]:
+            logs = self._run_command([self.name, "logs", "--tail", "20", container.name], stdin=None, stderr_path=None)
+            self.remove(name=container.name)
+            raise PublishingError(f"It ended at once, saying: {(logs.stdout + logs.stderr).strip() or 'nothing'}")
+
+    def exec(self, *, name, command, stdin=None, stderr_path=None):
+        """Run `command` in the running container `name`; return :class:`_command.Completed`, whatever its exit code."""
+        interactive = ["-i"] if stdin is not None else []
+        argv = [self.name, "exec", *interactive, name, *command]
+        return self._run_command(argv, stdin=stdin, stderr_path=stderr_path)
+
+    def inspect(self, *, name):
+        """Return the engine's description of container `name`, or None if there is none."""
+        return self._inspect("container", name)
+
+    def image_id(self, *, image):
+        """Return the ID of an image that is on this host, or None."""
+        description = self._inspect("image", image)
+        return description["Id"].partition(":")[2] or description["Id"] if description else None
+
+    def compare(self, *, container: Container):
+        """Return the list of :class:`Difference` between a container and the one of that name that there is."""
+        current = self.inspect(name=container.name)
+        if current is None:
+            return [Difference("container", None, container.name)]
+        host = current["HostConfig"]
+        facts = [
+            ("running", current["State"]["Running"], True),
+            ("image", current["Image"].rpartition(":")[2], self.image_id(image=container.image)),
+            ("mounts", _binds(current, self._secret_targets(container)), _wanted_binds(container)),
+            ("secrets", self._current_secrets(current, container), sorted(container.secrets.values())),
+        ]
+        if container.network is not None:
+            facts.append(("network", host["NetworkMode"], container.network))
+        if container.memory is not None:
+            facts.append(("memory", host["Memory"], parse_size(container.memory)))
+        labels = current["Config"].get("Labels") or {}
+        for label, value in sorted(container.labels.items()):
+            facts.append((f"label {label}", labels.get(label), value))
+        return [Difference(name, now, wanted) for name, now, wanted in facts if now != wanted]
+
+    @action("remove container {name}")
+    def remove(self, *, name):
+        """Stop a container, remove it with its scratch volume, and return whether there was one."""
+        if self.inspect(name=name) is None:
+            return False
+        self._engine("stop", "-t", str(_STOP_SECONDS), name)
+        self._engine("rm", "-f", "-v", name)
+        return True
+
+    # Secrets
+
+    @abc.abstractmethod
+    def secrets(self):
+        """Return the names of the secrets that there are."""
+
+    @abc.abstractmethod
+    def create_secret(self, *, name, value):
+        """Create a secret."""
+
+    @abc.abstractmethod
+    def remove_secret(self, *, name):
+        """Remove a secret."""
+
+    @abc.abstractmethod
+    def _secret_arguments(self, target, secret):
+        """Return the options that show a secret at the path `target`."""
+
+    @abc.abstractmethod
+    def _current_secrets(self, current, container):
+        """Return the sorted names of the secrets that an inspected container has."""
+
+    def _secret_targets(self, _container):
+        return set()
+
+    # Details
+
+    @property
+    def _capabilities(self):
+        """The right to read everybody's sources; it exists only where the container's root is the host's root."""
+        return ["--cap-add", "DAC_READ_SEARCH"] if os.geteuid() == 0 else []
+
+    def _arguments(self, container):
+        argv = ["--pull", "never", "--read-only", "--cap-drop", "ALL", *self._capabilities]
+        # Sources are other people's files: they are read where they are and never relabelled for SELinux.
+        argv += ["--security-opt", "no-new-privileges", "--security-opt", "label=disable"]
+        for path in container.tmpfs:
+            argv += ["--tmpfs", path]
+        argv += ["-v", SPOOL_DIR]
+        if container.network is not None:
+            argv += ["--network", container.network]
+        if container.memory is not None:
+            argv += ["--memory", container.memory]
+        for label, value in sorted(container.labels.items()):
+            argv += ["--label", f"{label}={value}"]
+        for mount in container.mounts:
+            argv += mount.arguments
+        for target, secret in sorted(container.secrets.items()):
+            argv += self._secret_arguments(f"{SECRETS_ROOT}/{target}", secret)
+        return argv
+
+    def _engine(self, *arguments, stdin=None):
+        return self._run_command([self.name, *arguments], stdin=stdin, stderr_path=None).check("")
+
+    def _inspect(self, kind, name):
+        completed = self._run_command([self.name, kind, "inspect", name], stdin=None, stderr_path=None)
+        if completed.rc != 0:
+            if "no such" in completed.stderr.lower() or "not known" in completed.stderr.lower():
+                return None
+            completed.check(f"{self.name} cannot describe {kind} {name}")
+        found = json.loads(completed.stdout)
+        return found[0] if found else None
+
+
+class Podman(Engine):
+    """podman, rootful and rootless."""
+
+    name = "podman"
+
+    @action("list podman's secrets")
+    def secrets(self):
+        return self._engine("secret", "ls", "--format", "{{.Name}}").stdout.split()
+
+    @action("create podman secret {name}")
+    def create_secret(self, *, name, value):
+        self._engine("secret", "create", name, "-", stdin=value)
+
+    @action("remove podman secret {name}")
+    def remove_secret(self, *, name):
+        self._engine("secret", "rm", name)
+
+    def _secret_arguments(self, target, secret):
+        return ["--secret", f"{secret},type=mount,target={target},mode={_SECRET_MODE:04o}"]
+
+    def _current_secrets(self, current, container):
+        return sorted(secret["Name"] for secret in current["Config"].get("Secrets") or [])
+
+
+class Docker(Engine):
+    """docker. `directory` is where secrets live; it must be on a tmpfs."""
+
+    name = "docker"
+
+    def __init__(self, run=_command.run, directory=None):
+        super().__init__(run)
+        self._directory = directory or os.path.join(_runtime_directory(), "cvmfs-publishing", "secrets")
+
+    @action("list the secrets in {0._directory}")
+    def secrets(self):
+        try:
+            return sorted(os.listdir(self._directory))
+        except FileNotFoundError:
+            return []
+
+    @action("create secret {name} in {0._directory}")
+    def create_secret(self, *, name, value):
+        os.makedirs(self._directory, mode=0o700, exist_ok=True)
+        os.chmod(self._directory, 0o700)
+        if file_system_type(self._directory) not in ("tmpfs", "ramfs"):
+            raise PublishingError(
+                f"{self._directory} is on a disk, where a secret would outlive its use",
+                remedy="Mount a tmpfs there, or use podman, which keeps secrets itself.",
+            )
+        partial = os.path.join(self._directory, f".{name}")
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _SECRET_MODE)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(value.encode("utf-8"))
+        os.rename(partial, os.path.join(self._directory, name))
+
+    @action("remove secret {name} from {0._directory}")
+    def remove_secret(self, *, name):
+        os.unlink(os.path.join(self._directory, name))
+
+    def _secret_arguments(self, target, secret):
+        return Mount(os.path.join(self._directory, secret), target).arguments
+
+    def _current_secrets(self, current, container):
+        targets = self._secret_targets(container)
+        return sorted(os.path.basename(mount["Source"]) for mount in current["Mounts"] if mount["Destination"] in targets)
+
+    def _secret_targets(self, container):
+        return {f"{SECRETS_ROOT}/{target}" for target in container.secrets}
+
+
+ENGINES = {"podman": Podman, "docker": Docker}
+
+
+def engine(name, run=_command.run) -> Engine:
+    """Return the engine called `name`."""
+    return ENGINES[name](run)
+
+
+def parse_size(text):
+    """Return the bytes that a size such as ``1g`` or ``512m`` means to the engines."""
+    factors = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+    number, unit = (text[:-1], text[-1].lower()) if text[-1:].lower() in factors else (text, "b")
+    try:
+        return int(number) * factors[unit]
+    except ValueError:
+        raise PublishingError(f"{text} is not a size", remedy="Write a whole number and b, k, m or g, as in 1g.") from None
+
+
+def file_system_type(path, mounts="/proc/self/mounts"):
+    """Return the type of the file system that `path` is on."""
+    path = os.path.realpath(path)
+    best, kind = "", ""
+    with open(mounts, encoding="utf-8", errors="surrogateescape") as stream:
+        for line in stream:
+            point, found = line.split(" ")[1:3]
+            inside = path == point or path.startswith(point.rstrip("/") + "/")
+            if inside and len(point) >= len(best):
+                best, kind = point, found
+    return kind
+
+
+def _runtime_directory():
+    return "/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.geteuid()}")
+
+
+def _binds(current, without):
+    binds = [(m["Source"], m["Destination"]) for m in current["Mounts"] if m["Type"] == "bind"]
+    return sorted(f"{source}:{target}" for source, target in binds if target not in without)
+
+
+def _wanted_binds(container):
+    return sorted(f"{mount.source}:{mount.target}" for mount in container.mounts)

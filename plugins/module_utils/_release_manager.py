@@ -1,0 +1,156 @@
+# -*- coding: utf-8 -*-
+# Copyright: (c) 2026, the cvmfs.publishing authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A repository's release manager on this host: its configuration and its container. Private to the collection.
+
+The role ``release_manager`` leaves a directory for each repository, with ``server.conf``, ``client.conf`` and the public key for the
+container, and ``release-manager.json`` for the modules. Everything else is in the bucket, the engine's secrets, and the image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+
+from ansible_collections.cvmfs.publishing.plugins.module_utils._cvmfs_server import CvmfsServer
+from ansible_collections.cvmfs.publishing.plugins.module_utils._engine import Container, Engine, Mount, engine
+from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError, action
+
+CONFIGURATION_DIR = "/etc/cvmfs/repositories.d"
+KEYS_DIR = "/etc/cvmfs/keys"
+S3_DIR = "/etc/cvmfs/s3"
+SOURCE_DIR = "/source"
+REPOSITORY_LABEL = "io.cvmfs.publishing.repository"
+
+# What the modules that work on a release manager's host have in common. Documented in doc_fragments/release_manager.py.
+ARGUMENT_SPEC = {
+    "repository": {"type": "str", "required": True, "aliases": ["fqrn"]},
+    "config_dir": {"type": "path"},
+    "progress_path": {"type": "path"},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ReleaseManager:
+    """The release manager of the repository `fqrn`. `config_dir` is the directory of the one repository."""
+
+    fqrn: str
+    config_dir: str
+    stratum0_url: str
+    engine: Engine
+    template: Container
+    progress_path: str = None
+
+    @classmethod
+    def of_params(cls, params):
+        """Return the release manager that a module's parameters name. PublishingError."""
+        root = params["config_dir"] or default_config_dir()
+        return cls.load(config_dir=root, fqrn=params["repository"], progress_path=params["progress_path"])
+
+    @classmethod
+    @action("use the release manager of {fqrn}")
+    def load(cls, *, config_dir, fqrn, progress_path=None):
+        """Read the configuration that the role has left. PublishingError."""
+        directory = os.path.join(config_dir, fqrn)
+        path = os.path.join(directory, "release-manager.json")
+        try:
+            with open(path, encoding="utf-8") as stream:
+                facts = json.load(stream)
+            container = Container(
+                name=facts["container_name"],
+                image=facts["image"],
+                network=facts["network"],
+                memory=facts["memory"],
+                secrets=facts["secrets"],
+                labels={REPOSITORY_LABEL: fqrn},
+            )
+            return cls(fqrn, directory, facts["stratum0_url"], engine(facts["engine"]), container, progress_path)
+        except FileNotFoundError:
+            raise PublishingError(
+                f"{path} does not exist",
+                remedy=f"Prepare this host with the role cvmfs.publishing.release_manager, with {fqrn} in cvmfs_repositories.",
+            ) from None
+        except (KeyError, ValueError) as error:
+            raise PublishingError(f"{path} is damaged: {error}", remedy="Run the role cvmfs.publishing.release_manager again.") from None
+
+    def container(self, sources=()):
+        """Return the container that sees `sources`, paths on this host, below /source."""
+        names = ("server.conf", "client.conf")
+        files = [Mount(os.path.join(self.config_dir, name), f"{CONFIGURATION_DIR}/{self.fqrn}/{name}") for name in names]
+        return self._with_public_key().with_mounts([*files, *(Mount(path, SOURCE_DIR + path) for path in sources)])
+
+    def public_key(self):
+        """Return the public half of the master key, as PEM."""
+        with open(self._public_key_path, encoding="ascii") as stream:
+            return stream.read()
+
+    @property
+    def _public_key_path(self):
+        return os.path.join(self.config_dir, f"{self.fqrn}.pub")
+
+    def _with_public_key(self):
+        return self.template.with_mounts([Mount(self._public_key_path, f"{KEYS_DIR}/{self.fqrn}.pub")])
+
+    def server(self):
+        """Return ``cvmfs_server`` in the container that is running."""
+
+        def execute(command, **streams):
+            return self.engine.exec(name=self.template.name, command=command, **streams)
+
+        return self._server(execute)
+
+    def server_once(self, *, sources=(), extra_secrets=None, without_configuration=False):
+        """Return ``cvmfs_server`` in a container of its own for each call.
+
+        `extra_secrets` are shown to it besides the usual ones. `without_configuration` is for ``mkfs``, which writes its own.
+        """
+        container = self.container(sources)
+        if without_configuration:
+            container = dataclasses.replace(self._with_public_key(), tmpfs=(*self.template.tmpfs, CONFIGURATION_DIR))
+        container = dataclasses.replace(container, secrets={**container.secrets, **(extra_secrets or {})})
+
+        def execute(command, **streams):
+            return self.engine.run(container=container, command=command, **streams)
+
+        return self._server(execute)
+
+    def open_transaction(self):
+        """Return the public description of the transaction that is open in the running container, or None."""
+        state = self.engine.inspect(name=self.template.name)
+        if state is None or not state["State"]["Running"]:
+            return None
+        found = [item for item in self.server().list() if item["repository"] == self.fqrn]
+        return found[0].get("transaction") if found else None
+
+    def ensure_container(self, *, container):
+        """Start the container, in place of one that is different; return the differences there were. It must be idle."""
+        differences = self.engine.compare(container=container)
+        if differences:
+            self.engine.remove(name=container.name)
+            self.engine.start(container=container)
+        return differences
+
+    def remove_container(self):
+        """Remove the container, and return whether there was one."""
+        return self.engine.remove(name=self.template.name)
+
+    def _server(self, execute):
+        return CvmfsServer(execute=execute, fqrn=self.fqrn, progress_path=self.progress_path)
+
+
+def default_config_dir():
+    """Return where the role puts the configuration by default."""
+    if os.geteuid() == 0:
+        return "/etc/cvmfs-publishing"
+    return os.path.expanduser("~/.config/cvmfs-publishing")
+
+
+def source_path(path):
+    """Return the absolute path of a source on this host. PublishingError if it is not there."""
+    path = os.path.realpath(path)
+    if not os.path.exists(path):
+        raise PublishingError(f"The source {path} does not exist on this host", remedy="Give a directory or a tar file.")
+    return path
