@@ -2,7 +2,7 @@
 """Catalogs: the directory tree of a revision."""
 
 from .catalog import Catalog, NestedReference
-from .entry import MARKER, Chunk, DirectoryEntry
+from .entry import MARKER, DirectoryEntry
 from .statistics import Counters, Statistics
 from .tree import CatalogTree
 from .writable import CommitResult, WritableCatalogTree
@@ -11,7 +11,6 @@ __all__ = [
     "MARKER",
     "Catalog",
     "CatalogTree",
-    "Chunk",
     "CommitResult",
     "Counters",
     "DirectoryEntry",

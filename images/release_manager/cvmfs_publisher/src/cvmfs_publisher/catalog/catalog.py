@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from .. import paths
-from ..content import ContentHash, HashSuffix
+from ..content import Chunk, ContentHash, HashSuffix
 from ..errors import CorruptObject
 from . import schema
 from .entry import (
-    Chunk,
     DirectoryEntry,
     Flag,
     algorithm_of,

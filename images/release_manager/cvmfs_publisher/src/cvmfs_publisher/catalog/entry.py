@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import IntFlag
 
 from .. import paths
-from ..content import Compression, ContentHash, HashAlgorithm
+from ..content import Chunk, Compression, ContentHash, HashAlgorithm
 from ..errors import CorruptObject, SourceError
 
 MARKER = b".cvmfscatalog"
@@ -49,15 +49,6 @@ class Flag(IntFlag):
     BIND_MOUNTPOINT = 1 << 14
     HIDDEN = 1 << 15
     DIRECT_IO = 1 << 16
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """A piece of a file that is an object of its own; `offset` and `size` in bytes of the file's content."""
-
-    offset: int
-    size: int
-    hash: ContentHash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Small SQLite databases that are objects: tag database and reflog. They are read and written as a whole.
+
+Writing them anew each time makes their bytes a function of their content, which the reflog's recovery needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from typing import TYPE_CHECKING
+
+from ..errors import CorruptObject
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+@contextlib.contextmanager
+def opened(data: bytes, what: str) -> Iterator[sqlite3.Connection]:
+    """Open a database that is in memory.
+
+    :param what: names it in messages
+    :raises CorruptObject: when it is none, or lacks what is read within the context
+    """
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        try:
+            connection.deserialize(data)
+            yield connection
+        except sqlite3.Error as error:
+            raise CorruptObject(f"The {what} is damaged ({error})") from error
+
+
+@contextlib.contextmanager
+def created(schema: str, revision: int, properties: Mapping[str, str]) -> Iterator[sqlite3.Connection]:
+    """Make a database in memory, with CernVM-FS's table of properties."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.execute("BEGIN")
+        connection.execute("CREATE TABLE properties (key TEXT, value TEXT, CONSTRAINT pk_properties PRIMARY KEY (key))")
+        rows = {"schema": schema, "schema_revision": str(revision), **properties}
+        connection.executemany("INSERT INTO properties VALUES (?, ?)", rows.items())
+        yield connection
+
+
+def finished(connection: sqlite3.Connection) -> bytes:
+    """Return the bytes of a database in memory."""
+    connection.execute("COMMIT")
+    return connection.serialize()
+
+
+def read_properties(connection: sqlite3.Connection) -> dict[str, str]:
+    """Return the table of properties."""
+    return {key: str(value) for key, value in connection.execute("SELECT key, value FROM properties")}
+
+
+def columns(connection: sqlite3.Connection, table: str) -> set[str]:
+    """Return the names of a table's columns; none when there is no such table."""
+    return {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}

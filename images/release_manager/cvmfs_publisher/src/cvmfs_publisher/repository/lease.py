@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The lease: who has the transaction on a repository open, as an object in the repository's storage.
+
+It is taken and given back by conditional writes only, so two holders cannot both believe that it is theirs. An ended
+lease stays as an object that says so, since there is no conditional DELETE: Ceph's RGW ignores ``If-Match`` there.
+
+The lease keeps publishers out of each other's way. What keeps the repository whole, if ever a holder sleeps through
+the end of its lease, is the conditional write of the manifest.
+
+The object is as public as the repository. So it has only the SHA-256 of the session token, which proves whose it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from ..errors import CorruptObject, LeaseHeld, NotInTransaction, ObjectNotFound, PreconditionFailed
+
+if TYPE_CHECKING:
+    from ..storage import ObjectStore, Version
+
+LEASE_KEY = ".cvmfs_publishing_lease.json"
+LIFETIME = 180
+"""Seconds that a lease lives without being renewed."""
+CLOCK_MARGIN = 60
+"""Seconds by which the clocks of two hosts may differ: a lease is over only when it has been expired that long."""
+
+_VERSION = 1
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseRecord:
+    """The lease as everybody can read it. Times are in seconds since 1970.
+
+    :param holder: who has it, for people
+    :param transaction: the transaction's public id
+    :param path: the part of the repository that it is for; empty for all
+    :param base_revision: the revision that the transaction began with
+    :param session: SHA-256 of the holder's session token
+    :param is_released: whether the holder has given it back
+    """
+
+    holder: str
+    transaction: str
+    path: str
+    base_revision: int
+    acquired: int
+    expires: int
+    session: str
+    is_released: bool = False
+
+    def serialise(self) -> bytes:
+        """Return the object's content."""
+        return json.dumps({"version": _VERSION, **asdict(self)}, indent=1).encode()
+
+    @classmethod
+    def parse(cls, data: bytes) -> LeaseRecord:
+        """Read the object's content.
+
+        :raises CorruptObject: when it is no lease
+        """
+        try:
+            document = json.loads(data)
+            if document.pop("version") != _VERSION:
+                raise ValueError("its version is not known")
+            return cls(**document)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CorruptObject(
+                f"{LEASE_KEY} is no lease ({error})", remedy="If nobody is publishing, delete that object"
+            ) from None
+
+    def is_over(self, now: float) -> bool:
+        """Say whether somebody else may take the lease."""
+        return self.is_released or now > self.expires + CLOCK_MARGIN
+
+    def held_error(self, repository: str) -> LeaseHeld:
+        """Return the error for somebody who wants the lease while another has it."""
+        return LeaseHeld(
+            f"{repository} has a transaction open: {self.holder} began it at {_utc(self.acquired)}, "
+            f"and its lease lasts until {_utc(self.expires)} unless it is renewed",
+            remedy=f"Wait for its end; if its holder is gone, break it: cvmfs_server abort -f {repository}",
+        )
+
+
+class Lease:
+    """A lease that this process holds.
+
+    :param clock: tells the time; for tests
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        repository: str,
+        record: LeaseRecord,
+        version: Version,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._repository = repository
+        self._version = version
+        self._clock = clock
+        self.record = record
+
+    @classmethod
+    def acquire(
+        cls,
+        store: ObjectStore,
+        repository: str,
+        *,
+        session: str,
+        holder: str,
+        transaction: str,
+        base_revision: int,
+        path: str = "",
+        clock: Callable[[], float] = time.time,
+    ) -> Lease:
+        """Take the lease.
+
+        :param session: a secret of `new_session`; who knows it can go on with the lease
+        :param holder: who takes it, for the messages that others get
+        :raises LeaseHeld: when somebody has it
+        """
+        for _ in range(_ATTEMPTS):
+            now = int(clock())
+            record = LeaseRecord(
+                holder=holder,
+                transaction=transaction,
+                path=path,
+                base_revision=base_revision,
+                acquired=now,
+                expires=now + LIFETIME,
+                session=_digest(session),
+            )
+            try:
+                current, version = _read(store)
+            except ObjectNotFound:
+                try:
+                    return cls(store, repository, record, store.put_if_absent(LEASE_KEY, record.serialise()), clock)
+                except PreconditionFailed:
+                    continue  # somebody was faster, or our own write was answered too late
+            if current.session == record.session and not current.is_released:
+                return cls(store, repository, current, version, clock)
+            if not current.is_over(clock()):
+                raise current.held_error(repository)
+            try:
+                return cls(store, repository, record, store.put_if_match(LEASE_KEY, record.serialise(), version), clock)
+            except PreconditionFailed:
+                continue
+        raise LeaseHeld(
+            f"Others keep taking the lease on {repository}", remedy="Try again when fewer publishers want it"
+        )
+
+    @classmethod
+    def resume(cls, store: ObjectStore, repository: str, session: str, clock: Callable[[], float] = time.time) -> Lease:
+        """Go on with a lease that another process took. An expired one is still good if nobody took it since.
+
+        :raises NotInTransaction: when it was released
+        :raises LeaseHeld: when somebody else has taken it
+        """
+        try:
+            record, version = _read(store)
+        except ObjectNotFound:
+            raise _not_open(repository) from None
+        lease = cls(store, repository, record, version, clock)
+        lease._require_own(record, _digest(session))
+        return lease
+
+    def renew(self) -> None:
+        """Let the lease begin its life anew; done before anything that must not happen without it.
+
+        :raises NotInTransaction: when it was released or broken
+        :raises LeaseHeld: when somebody else has taken it
+        """
+        self._replace(replace(self.record, expires=int(self._clock()) + LIFETIME))
+
+    def release(self) -> None:
+        """Give the lease back. Nothing happens when it is not ours any more."""
+        try:
+            self._replace(replace(self.record, expires=int(self._clock()), is_released=True))
+        except (LeaseHeld, NotInTransaction):
+            return
+
+    def _replace(self, record: LeaseRecord) -> None:
+        for _ in range(_ATTEMPTS):
+            try:
+                self._version = self._store.put_if_match(LEASE_KEY, record.serialise(), self._version)
+            except PreconditionFailed:
+                try:
+                    current, self._version = _read(self._store)
+                except ObjectNotFound:
+                    raise _not_open(self._repository) from None
+                self._require_own(current, record.session)  # else another of the holder's processes renewed it
+            else:
+                self.record = record
+                return
+        raise _not_open(self._repository)
+
+    def _require_own(self, current: LeaseRecord, session: str) -> None:
+        if current.session != session:
+            if current.is_over(self._clock()):
+                raise _not_open(self._repository)
+            raise current.held_error(self._repository)
+        if current.is_released:
+            raise _not_open(self._repository)
+
+
+def new_session() -> str:
+    """Return a session token. Secret."""
+    return secrets.token_urlsafe(32)
+
+
+def peek(store: ObjectStore) -> LeaseRecord | None:
+    """Return the lease as it is, or None if there never was one."""
+    try:
+        return _read(store)[0]
+    except ObjectNotFound:
+        return None
+
+
+def break_lease(store: ObjectStore, clock: Callable[[], float] = time.time) -> LeaseRecord | None:
+    """End the lease whoever has it, and return what it was; None when nobody had it.
+
+    Its holder finds out when it next renews the lease, which it does before it commits.
+    """
+    for _ in range(_ATTEMPTS):
+        try:
+            record, version = _read(store)
+        except ObjectNotFound:
+            return None
+        if record.is_released:
+            return None
+        try:
+            released = replace(record, expires=int(clock()), is_released=True)
+            store.put_if_match(LEASE_KEY, released.serialise(), version)
+        except PreconditionFailed:
+            continue
+        return record
+    raise LeaseHeld("The lease changes faster than it can be broken", remedy="Try again")
+
+
+def _read(store: ObjectStore) -> tuple[LeaseRecord, Version]:
+    data, version = store.get_versioned(LEASE_KEY)
+    return LeaseRecord.parse(data), version
+
+
+def _digest(session: str) -> str:
+    return hashlib.sha256(session.encode()).hexdigest()
+
+
+def _not_open(repository: str) -> NotInTransaction:
+    return NotInTransaction(
+        f"The transaction on {repository} is not open any more: its lease has ended",
+        remedy=f"Open a new one: cvmfs_server transaction {repository}",
+    )
+
+
+def _utc(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

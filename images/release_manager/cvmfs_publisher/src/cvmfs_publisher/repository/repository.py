@@ -1,0 +1,371 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A repository in its storage: what a publisher reads when it begins, and writes when it commits.
+
+Order of a commit, and why a publisher may die at any moment of it:
+
+1. Objects under ``data/`` are named by their content; until a manifest leads to them, nobody sees them.
+2. The manifest is replaced, on condition that it is still the one that was read. This one request is the commit:
+   before it clients have the old revision, after it the new one. Who loses a race has written nothing that others see.
+3. The reflog is replaced. It has a fixed key, and the manifest has its hash, so there is no order in which the two
+   could always agree. Written last, it cannot be spoilt by a publisher that loses the race for the manifest. And what
+   a dead winner did not write is known: the reflog as it is, plus the objects of the manifest at the manifest's time.
+   Its bytes are a function of its content, so `repair_reflog` restores exactly what the manifest's hash asks for,
+   without any key. The next commit does that first.
+
+Clients and replicas read neither the reflog nor its hash. CernVM-FS's own publisher, garbage collection and check do,
+and refuse to work between 2 and 3, as they do between the same two writes of their own. Its garbage collection, in
+turn, replaces the reflog without a new manifest. So a reflog with another hash is no reason to stop; the next commit
+brings both together again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self
+
+from ..content import ContentHash, HashSuffix, fetch_object, put_object
+from ..errors import (
+    ConcurrentPublish,
+    CorruptObject,
+    ObjectNotFound,
+    PreconditionFailed,
+    RepositoryExists,
+    RepositoryNotFound,
+    SignatureError,
+    StorageError,
+    UsageError,
+)
+from . import manifest as manifest_module
+from . import whitelist as whitelist_module
+from .history import History
+from .manifest import MANIFEST_KEY, Manifest
+from .reflog import REFLOG_KEY, Reflog
+from .signing import Certificate, RepositoryKey
+from .whitelist import WHITELIST_KEY, Whitelist
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    from ..storage import ObjectStore, Version
+    from .lease import Lease
+
+MASTER_REPLICA_KEY = ".cvmfs_master_replica"
+MASTER_REPLICA = b"This file marks the repository as replicatable to stratum 1 servers\n"
+
+
+class Repository:
+    """A repository, opened and verified. Use `open`, or `create` for a new one.
+
+    :ivar name: fully qualified name
+    :ivar store: where it is; closed with the repository
+    :ivar manifest: the current revision
+    :ivar certificate: of the key that signed the manifest
+    :ivar whitelist: signed by a trusted master key, lists the certificate; may have expired
+    """
+
+    def __init__(
+        self,
+        name: str,
+        store: ObjectStore,
+        manifest: Manifest,
+        version: Version,
+        certificate: Certificate,
+        whitelist: Whitelist,
+    ) -> None:
+        self.name = name
+        self.store = store
+        self.manifest = manifest
+        self.certificate = certificate
+        self.whitelist = whitelist
+        self._version = version
+
+    @classmethod
+    def open(cls, name: str, store: ObjectStore, master_keys: Sequence[rsa.RSAPublicKey]) -> Self:
+        """Read a repository's entry points, and verify them as clients do.
+
+        An expired whitelist is no error here, as resigning and looking must be possible.
+
+        :param master_keys: public halves of the master keys that are trusted
+        :raises RepositoryNotFound: when there is none
+        :raises SignatureError: when a signature, name or fingerprint does not fit
+        :raises StorageError: when it cannot be read
+        """
+        try:
+            data, version = store.get_versioned(MANIFEST_KEY)
+        except ObjectNotFound:
+            raise RepositoryNotFound(
+                f"There is no repository {name} in {store.describe()}",
+                remedy=f"Check CVMFS_UPSTREAM_STORAGE, or create it: cvmfs_server mkfs {name}",
+            ) from None
+        manifest = Manifest.parse(data)
+        if manifest.repository != name:
+            raise SignatureError(
+                f"The repository in {store.describe()} is {manifest.repository}, not {name}",
+                remedy="Check CVMFS_UPSTREAM_STORAGE",
+            )
+        if manifest.certificate is None:
+            raise SignatureError(f"The manifest of {name} names no certificate")
+        certificate = Certificate(fetch_object(store, manifest.certificate))
+        manifest_module.verify(data, certificate)
+        whitelist = read_whitelist(store, name, master_keys)
+        if not whitelist.lists(certificate):
+            raise SignatureError(
+                f"The manifest of {name} is signed with certificate {certificate.fingerprint()}, "
+                "which is not in the whitelist",
+                remedy=f"Resign the whitelist for the current certificate: cvmfs_server resign {name}",
+            )
+        return cls(name, store, manifest, version, certificate, whitelist)
+
+    @classmethod
+    def create(
+        cls,
+        manifest: Manifest,
+        store: ObjectStore,
+        key: RepositoryKey,
+        signed_whitelist: bytes,
+        *,
+        replicable: bool = True,
+    ) -> Self:
+        """Write the first revision of a new repository. Its objects have to be in the store already.
+
+        :param manifest: without certificate, time and reflog's hash
+        :param signed_whitelist: lists the key's certificate
+        :param replicable: whether Stratum 1 servers may copy it
+        :raises RepositoryExists: when there is a repository in the store; it is not touched
+        """
+        require_absent(store, manifest.repository)
+        whitelist = Whitelist.parse(signed_whitelist)
+        require_may_sign(whitelist, key)
+        # Until there is a manifest, the whitelist of a mkfs that died is in nobody's way
+        store.put(WHITELIST_KEY, signed_whitelist)
+        if replicable:
+            store.put(MASTER_REPLICA_KEY, MASTER_REPLICA)
+        complete, reflog = _complete(store, manifest, key, Reflog(manifest.repository), int(time.time()))
+        try:
+            version = store.put_if_absent(MANIFEST_KEY, complete.signed(key))
+        except PreconditionFailed:
+            raise _exists(store, manifest.repository) from None
+        if reflog is not None:
+            store.put(REFLOG_KEY, reflog)
+        return cls(manifest.repository, store, complete, version, key.certificate, whitelist)
+
+    def history(self) -> History:
+        """Return the tags; none when the repository has no tag database.
+
+        :raises StorageError: when it cannot be read
+        """
+        if self.manifest.history is None:
+            return History(self.name)
+        history = History.parse(fetch_object(self.store, self.manifest.history))
+        if history.repository != self.name:
+            raise CorruptObject(f"The tag database is that of {history.repository}, not of {self.name}")
+        return history
+
+    def put_history(self, history: History) -> ContentHash:
+        """Upload a changed tag database for the next manifest."""
+        history.previous = self.manifest.history
+        algorithm = self.manifest.root_hash.algorithm
+        return put_object(self.store, history.serialise(), HashSuffix.HISTORY, algorithm)[0]
+
+    def meta_info(self) -> bytes:
+        """Return the JSON object that describes the repository; empty when there is none."""
+        return fetch_object(self.store, self.manifest.meta_info) if self.manifest.meta_info else b""
+
+    def is_replicable(self) -> bool:
+        """Say whether Stratum 1 servers may copy the repository."""
+        return self.store.exists(MASTER_REPLICA_KEY)
+
+    def require_signer(self, key: RepositoryKey) -> None:
+        """Refuse to publish what clients would not accept.
+
+        :raises SignatureError: when the key's certificate is not in the whitelist
+        :raises WhitelistExpired: when the whitelist has expired
+        """
+        require_may_sign(self.whitelist, key)
+
+    def commit(
+        self,
+        manifest: Manifest,
+        key: RepositoryKey,
+        *,
+        lease: Lease | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> tuple[str, ...]:
+        """Make a new manifest the current one; its objects have to be in the store already.
+
+        Certificate, time and the reflog's hash are filled in.
+
+        :param lease: renewed before, so that a lost one is found out in time
+        :returns: warnings, about what failed once the revision was published already
+        :raises ConcurrentPublish: when somebody else has published since the repository was opened; nothing has changed
+        :raises LeaseHeld, NotInTransaction: when the lease is lost; nothing has changed
+        :raises SignatureError, WhitelistExpired: as `require_signer`; nothing has changed
+        """
+        self.require_signer(key)
+        if manifest.revision < self.manifest.revision:
+            raise UsageError(f"Revision {manifest.revision} is older than {self.manifest.revision}, the current one")
+        self.repair_reflog()
+        # Clients refuse a manifest that is older than the one they have, even if only a clock went backwards
+        timestamp = max(int(clock()), self.manifest.timestamp)
+        complete, reflog_bytes = _complete(self.store, manifest, key, self._reflog_to_extend(), timestamp)
+        signed = complete.signed(key)
+        if lease is not None:
+            lease.renew()
+        try:
+            self._version = self.store.put_if_match(MANIFEST_KEY, signed, self._version)
+        except PreconditionFailed:
+            raise ConcurrentPublish(
+                f"Somebody else has published {self.name} since revision {self.manifest.revision} was opened; "
+                "nothing of this publish is visible",
+                remedy="Publish again on top of the new revision",
+            ) from None
+        self.manifest = complete
+        self.certificate = key.certificate
+        if reflog_bytes is None:
+            return ()
+        try:
+            self.store.put(REFLOG_KEY, reflog_bytes)
+        except StorageError as error:
+            return (f"Revision {complete.revision} is published, but the reflog was not written: {error}",)
+        return ()
+
+    # Reflog
+
+    def reflog_problem(self) -> str | None:
+        """Say how reflog and manifest disagree, in words for a user; None if they agree, or there are none."""
+        data = self._read_reflog()
+        expected = self.manifest.reflog_hash
+        if data is None and expected is None:
+            return None
+        if data is None:
+            return f"{REFLOG_KEY} is missing; the next publish restores it"
+        if expected is None:
+            return f"{REFLOG_KEY} is there, but the manifest has no hash of it; the next publish adds that"
+        reflog = Reflog.parse(data)
+        for content_hash in _objects(self.manifest):
+            if not reflog.contains(content_hash):
+                return f"{REFLOG_KEY} lacks {content_hash.key()} of the current revision; the next publish adds it"
+        if ContentHash.of(data, expected.algorithm) != expected:
+            return f"{REFLOG_KEY} is not the one that the manifest names; the next publish brings them together"
+        return None
+
+    def repair_reflog(self) -> bool:
+        """Finish a commit whose publisher died after it had replaced the manifest.
+
+        :returns: whether there was something to finish
+        """
+        data = self._read_reflog()
+        expected = self.manifest.reflog_hash
+        if expected is None or (data is not None and ContentHash.of(data, expected.algorithm) == expected):
+            return False
+        reflog = Reflog.parse(data) if data is not None else Reflog(self.name)
+        reflog.add_manifest(self.manifest)
+        finished = reflog.serialise()
+        if ContentHash.of(finished, expected.algorithm) != expected:
+            return False  # garbage collection, or another engine's publisher: the next commit settles it
+        self.store.put(REFLOG_KEY, finished)
+        return True
+
+    def _reflog_to_extend(self) -> Reflog | None:
+        """Return the reflog with everything up to the current manifest; None in a repository that has none."""
+        data = self._read_reflog()
+        if data is None and self.manifest.reflog_hash is None:
+            return None
+        if data is not None:
+            reflog = Reflog.parse(data)
+        else:
+            # Lost. What can be known without reading all old catalogs:
+            reflog = Reflog(self.name)
+            for tag in self.history().tags():
+                reflog.add(tag.root_hash, tag.timestamp)
+        if not all(map(reflog.contains, _objects(self.manifest))):
+            reflog.add_manifest(self.manifest)
+        return reflog
+
+    def _read_reflog(self) -> bytes | None:
+        try:
+            return self.store.get(REFLOG_KEY)
+        except ObjectNotFound:
+            return None
+
+    def close(self) -> None:
+        """Close the store."""
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_whitelist(store: ObjectStore, name: str, master_keys: Sequence[rsa.RSAPublicKey]) -> Whitelist:
+    """Read a repository's whitelist, and verify its signature.
+
+    :raises SignatureError: when it is missing, or not signed by one of the master keys
+    """
+    try:
+        data = store.get(WHITELIST_KEY)
+    except ObjectNotFound:
+        raise SignatureError(
+            f"{name} has no whitelist", remedy=f"Sign one where the master key is: cvmfs_server resign {name}"
+        ) from None
+    return whitelist_module.verify(data, master_keys, name)
+
+
+def require_may_sign(whitelist: Whitelist, key: RepositoryKey) -> None:
+    """Refuse a key whose signature clients would not accept.
+
+    :raises SignatureError: when its certificate is not in the whitelist
+    :raises WhitelistExpired: when the whitelist has expired
+    """
+    if not whitelist.lists(key.certificate):
+        raise SignatureError(
+            f"The certificate {key.certificate.fingerprint()} is not in the whitelist of {whitelist.repository}",
+            remedy="Use the repository's own key and certificate, "
+            f"or sign a whitelist for these: cvmfs_server resign {whitelist.repository}",
+        )
+    whitelist.require_valid()
+
+
+def require_absent(store: ObjectStore, name: str) -> None:
+    """Refuse a store that has a repository.
+
+    :raises RepositoryExists: then
+    """
+    if store.exists(MANIFEST_KEY):
+        raise _exists(store, name)
+
+
+def _exists(store: ObjectStore, name: str) -> RepositoryExists:
+    return RepositoryExists(
+        f"There is a repository in {store.describe()} already",
+        remedy=f"To use it, provide its keys and configuration; {name} needs a place of its own",
+    )
+
+
+def _complete(
+    store: ObjectStore, manifest: Manifest, key: RepositoryKey, reflog: Reflog | None, timestamp: int
+) -> tuple[Manifest, bytes | None]:
+    """Return the manifest with certificate, time and reflog's hash, and the reflog's bytes."""
+    algorithm = manifest.root_hash.algorithm
+    certificate, _ = put_object(store, key.certificate.pem, HashSuffix.CERTIFICATE, algorithm)
+    complete = replace(manifest, certificate=certificate, timestamp=timestamp, reflog_hash=None)
+    if complete.has_alt_catalog_path:
+        # For web servers that protect data/: clients look for these copies first
+        for content_hash in _objects(complete):
+            store.put(f".cvmfsalt-{content_hash}", store.get(content_hash.key()))
+    if reflog is None:
+        return complete, None
+    reflog.add_manifest(complete)
+    data = reflog.serialise()
+    return replace(complete, reflog_hash=ContentHash.of(data, algorithm)), data
+
+
+def _objects(manifest: Manifest) -> list[ContentHash]:
+    every = (manifest.root_hash, manifest.certificate, manifest.history, manifest.meta_info)
+    return [content_hash for content_hash in every if content_hash is not None]
