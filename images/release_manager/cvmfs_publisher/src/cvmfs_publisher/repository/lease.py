@@ -37,7 +37,7 @@ _ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseRecord:
+class LeaseInfo:
     """The lease as everybody can read it. Times are in seconds since 1970.
 
     :param holder: who has it, for people
@@ -62,7 +62,7 @@ class LeaseRecord:
         return json.dumps({"version": _VERSION, **asdict(self)}, indent=1).encode()
 
     @classmethod
-    def parse(cls, data: bytes) -> LeaseRecord:
+    def parse(cls, data: bytes) -> LeaseInfo:
         """Read the object's content.
 
         :raises CorruptObject: when it is no lease
@@ -100,7 +100,7 @@ class Lease:
         self,
         store: ObjectStore,
         repository: str,
-        record: LeaseRecord,
+        info: LeaseInfo,
         version: Version,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -108,7 +108,7 @@ class Lease:
         self._repository = repository
         self._version = version
         self._clock = clock
-        self.record = record
+        self.info = info
 
     @classmethod
     def acquire(
@@ -131,7 +131,7 @@ class Lease:
         """
         for _ in range(_ATTEMPTS):
             now = int(clock())
-            record = LeaseRecord(
+            info = LeaseInfo(
                 holder=holder,
                 transaction=transaction,
                 path=path,
@@ -144,15 +144,15 @@ class Lease:
                 current, version = _read(store)
             except ObjectNotFound:
                 try:
-                    return cls(store, repository, record, store.put_if_absent(LEASE_KEY, record.serialise()), clock)
+                    return cls(store, repository, info, store.put_if_absent(LEASE_KEY, info.serialise()), clock)
                 except PreconditionFailed:
                     continue  # somebody was faster, or our own write was answered too late
-            if current.session == record.session and not current.is_released:
+            if current.session == info.session and not current.is_released:
                 return cls(store, repository, current, version, clock)
             if not current.is_over(clock()):
                 raise current.held_error(repository)
             try:
-                return cls(store, repository, record, store.put_if_match(LEASE_KEY, record.serialise(), version), clock)
+                return cls(store, repository, info, store.put_if_match(LEASE_KEY, info.serialise(), version), clock)
             except PreconditionFailed:
                 continue
         raise LeaseHeld(
@@ -167,11 +167,11 @@ class Lease:
         :raises LeaseHeld: when somebody else has taken it
         """
         try:
-            record, version = _read(store)
+            info, version = _read(store)
         except ObjectNotFound:
             raise _not_open(repository) from None
-        lease = cls(store, repository, record, version, clock)
-        lease._require_own(record, _digest(session))
+        lease = cls(store, repository, info, version, clock)
+        lease._require_own(info, _digest(session))
         return lease
 
     def renew(self) -> None:
@@ -180,31 +180,31 @@ class Lease:
         :raises NotInTransaction: when it was released or broken
         :raises LeaseHeld: when somebody else has taken it
         """
-        self._replace(replace(self.record, expires=int(self._clock()) + LIFETIME))
+        self._replace(replace(self.info, expires=int(self._clock()) + LIFETIME))
 
     def release(self) -> None:
         """Give the lease back. Nothing happens when it is not ours any more."""
         try:
-            self._replace(replace(self.record, expires=int(self._clock()), is_released=True))
+            self._replace(replace(self.info, expires=int(self._clock()), is_released=True))
         except (LeaseHeld, NotInTransaction):
             return
 
-    def _replace(self, record: LeaseRecord) -> None:
+    def _replace(self, info: LeaseInfo) -> None:
         for _ in range(_ATTEMPTS):
             try:
-                self._version = self._store.put_if_match(LEASE_KEY, record.serialise(), self._version)
+                self._version = self._store.put_if_match(LEASE_KEY, info.serialise(), self._version)
             except PreconditionFailed:
                 try:
                     current, self._version = _read(self._store)
                 except ObjectNotFound:
                     raise _not_open(self._repository) from None
-                self._require_own(current, record.session)  # else another of the holder's processes renewed it
+                self._require_own(current, info.session)  # else another of the holder's processes renewed it
             else:
-                self.record = record
+                self.info = info
                 return
         raise _not_open(self._repository)
 
-    def _require_own(self, current: LeaseRecord, session: str) -> None:
+    def _require_own(self, current: LeaseInfo, session: str) -> None:
         if current.session != session:
             if current.is_over(self._clock()):
                 raise _not_open(self._repository)
@@ -218,7 +218,7 @@ def new_session() -> str:
     return secrets.token_urlsafe(32)
 
 
-def peek(store: ObjectStore) -> LeaseRecord | None:
+def peek(store: ObjectStore) -> LeaseInfo | None:
     """Return the lease as it is, or None if there never was one."""
     try:
         return _read(store)[0]
@@ -226,30 +226,30 @@ def peek(store: ObjectStore) -> LeaseRecord | None:
         return None
 
 
-def break_lease(store: ObjectStore, clock: Callable[[], float] = time.time) -> LeaseRecord | None:
+def break_lease(store: ObjectStore, clock: Callable[[], float] = time.time) -> LeaseInfo | None:
     """End the lease whoever has it, and return what it was; None when nobody had it.
 
     Its holder finds out when it next renews the lease, which it does before it commits.
     """
     for _ in range(_ATTEMPTS):
         try:
-            record, version = _read(store)
+            info, version = _read(store)
         except ObjectNotFound:
             return None
-        if record.is_released:
+        if info.is_released:
             return None
         try:
-            released = replace(record, expires=int(clock()), is_released=True)
+            released = replace(info, expires=int(clock()), is_released=True)
             store.put_if_match(LEASE_KEY, released.serialise(), version)
         except PreconditionFailed:
             continue
-        return record
+        return info
     raise LeaseHeld("The lease changes faster than it can be broken", remedy="Try again")
 
 
-def _read(store: ObjectStore) -> tuple[LeaseRecord, Version]:
+def _read(store: ObjectStore) -> tuple[LeaseInfo, Version]:
     data, version = store.get_versioned(LEASE_KEY)
-    return LeaseRecord.parse(data), version
+    return LeaseInfo.parse(data), version
 
 
 def _digest(session: str) -> str:
