@@ -40,10 +40,12 @@ _GROUP_SHIFT = 32
 _LINKCOUNT_MASK = 0xFFFF_FFFF
 
 # Upgraded catalogs have their columns in another order
-_INSERT = (
-    f"INSERT INTO catalog ({', '.join(schema.COLUMNS)})"  # noqa: S608
+_INTO = (
+    f"INTO catalog ({', '.join(schema.COLUMNS)})"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?)"
 )
+_INSERT = "INSERT " + _INTO
+_INSERT_IF_NEW = "INSERT OR IGNORE " + _INTO
 _SELF_COUNTERS = """
 SELECT count(*) FILTER (WHERE kind = 8),
        count(*) FILTER (WHERE kind = 10),
@@ -298,16 +300,18 @@ class WritableCatalog(Catalog):
                 connection.close()
         return cls(file)
 
-    def insert(self, path: bytes, entry: DirectoryEntry) -> None:
-        """Add a row for `path`, which must not have one."""
-        self.insert_rows([_to_row(path, entry)])
-        if entry.chunks:
-            key = paths.md5path(path)
-            with self._errors():
-                self._connection.executemany(
+    def insert(self, path: bytes, entry: DirectoryEntry) -> bool:
+        """Add a row for `path`, unless there is one; say whether it was added."""
+        row = _to_row(path, entry)
+        with self._changes() as connection:
+            if connection.execute(_INSERT_IF_NEW, row).rowcount == 0:
+                return False
+            if entry.chunks:
+                connection.executemany(
                     "INSERT INTO chunks VALUES (?, ?, ?, ?, ?)",
-                    ((*key, chunk.offset, chunk.size, chunk.hash.digest) for chunk in entry.chunks),
+                    ((*row[:2], chunk.offset, chunk.size, chunk.hash.digest) for chunk in entry.chunks),
                 )
+            return True
 
     def insert_rows(self, rows: Iterable[Row]) -> None:
         """Add rows of another catalog."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import IntFlag
+from enum import IntEnum
 
 from .. import paths
 from ..content import Chunk, Compression, ContentHash, HashAlgorithm
@@ -35,7 +35,7 @@ _MAX_INT64 = 2**63 - 1
 _MAX_UINT32 = 2**32 - 1
 
 
-class Flag(IntFlag):
+class Flag(IntEnum):
     """Bits of an entry's flags; bits 8 to 10 are the hash algorithm, 11 to 13 the compression algorithm."""
 
     DIRECTORY = 1
@@ -126,7 +126,7 @@ class DirectoryEntry:
 
     def flags(self) -> int:
         """Return the flags column."""
-        flags = 0
+        flags: int = 0
         if self.is_nested_root:
             flags |= Flag.NESTED_ROOT
         elif self.is_nested_mountpoint:
@@ -152,7 +152,7 @@ class DirectoryEntry:
             flags |= algorithm.value - 1 << _HASH_SHIFT
         if self.is_hidden:
             flags |= Flag.HIDDEN
-        return int(flags)
+        return flags
 
     def problem(self) -> str | None:
         """Say what CernVM-FS's own check would not accept in this entry by itself; None if nothing."""

@@ -100,8 +100,6 @@ def sqlite_errors(file: Path, what: str) -> Iterator[None]:
                 f"Cannot write {what} to the scratch directory {file.parent}: {error}",
                 remedy="Free space there, or use a larger scratch volume; nothing was published",
             ) from error
-        if isinstance(error, sqlite3.IntegrityError):
-            raise CorruptObject(f"{what} already has such an entry ({error})") from error
         raise CorruptObject(
             f"{what} is damaged ({error})",
             remedy="Check the repository with 'cvmfs_server check', and restore the object from a replica",

@@ -16,7 +16,7 @@ from .. import paths
 from ..content import ContentHash
 from ..errors import PublisherError, SourceError, UsageError
 from .catalog import Catalog, NestedReference, WritableCatalog, as_nested_root, corrupt
-from .entry import MARKER, DirectoryEntry, Flag
+from .entry import MARKER, DirectoryEntry, Flag, pack_xattrs
 from .statistics import Counters, Statistics
 from .tree import CatalogTree, Node
 
@@ -86,10 +86,9 @@ class WritableCatalogTree(CatalogTree):
         entry = self._clean(path, entry)
         if path:
             self._require_directory(path)
-        if self.entry(path) is not None:
+        if not self._insert(path, entry):
             raise UsageError(f"/{paths.display(path)} exists already", remedy="Replace or remove it")
-        self._insert(path, entry)
-        if paths.name(path) == MARKER:
+        if entry.name == MARKER:
             self.create_nested(paths.parent(path))
 
     def replace(self, path: bytes, entry: DirectoryEntry) -> None:
@@ -295,17 +294,33 @@ class WritableCatalogTree(CatalogTree):
 
     def _clean(self, path: bytes, entry: DirectoryEntry) -> DirectoryEntry:
         """Return the entry with what the tree decides, having refused what must not be in a repository."""
-        entry = replace(
-            entry,
-            name=paths.name(path),
-            hardlink_group=0,
-            linkcount=2 if entry.is_directory else 1,
-            is_nested_mountpoint=False,
-            is_nested_root=False,
-        )
+        name = paths.name(path)
+        linkcount = 2 if entry.is_directory else 1
+        if (
+            entry.name != name
+            or entry.linkcount != linkcount
+            or entry.hardlink_group
+            or entry.is_nested_mountpoint
+            or entry.is_nested_root
+        ):
+            entry = replace(
+                entry,
+                name=name,
+                linkcount=linkcount,
+                hardlink_group=0,
+                is_nested_mountpoint=False,
+                is_nested_root=False,
+            )
         problem = entry.problem()
-        if problem is None and path and not entry.name:
+        if path and not name:
             problem = "it has an empty name"
+        if path.startswith(b"/"):
+            raise UsageError(f"{paths.display(path)!r} is not relative to the repository's root")
+        if entry.xattrs:
+            try:
+                pack_xattrs(entry.xattrs)
+            except SourceError as error:
+                problem = error.message
         if problem is not None:
             raise SourceError(f"/{paths.display(path)} cannot be published: {problem}")
         if entry.name == MARKER:
@@ -336,11 +351,14 @@ class WritableCatalogTree(CatalogTree):
             raise UsageError(f"/{paths.display(directory)} shows another revision, and cannot be changed")
         self._directory = directory
 
-    def _insert(self, path: bytes, entry: DirectoryEntry) -> None:
+    def _insert(self, path: bytes, entry: DirectoryEntry) -> bool:
+        """Add a row for `path`, unless there is one; say whether it was added."""
         directory = paths.parent(path)
-        self._change(self._host(directory)).insert(path, entry)
+        if not self._change(self._host(directory)).insert(path, entry):
+            return False
         if path and entry.is_directory:
             self._add_to_linkcount(directory, 1)
+        return True
 
     def _delete(self, path: bytes, entry: DirectoryEntry) -> None:
         """Remove the row of `path` from its catalog."""
