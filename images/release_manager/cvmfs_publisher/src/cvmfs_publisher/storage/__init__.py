@@ -2,7 +2,25 @@
 """Object stores that hold repositories: S3, a local directory, and HTTP for reading."""
 
 from .cancellation import Cancellation
+from .http import HttpStore
 from .local import LocalStore
+from .preflight import PreflightReport, preflight
+from .s3 import S3Store
+from .s3_config import S3Config
 from .store import Bytes, ObjectInfo, ObjectStore, Version
+from .upstream import open_store
 
-__all__ = ["Bytes", "Cancellation", "LocalStore", "ObjectInfo", "ObjectStore", "Version"]
+__all__ = [
+    "Bytes",
+    "Cancellation",
+    "HttpStore",
+    "LocalStore",
+    "ObjectInfo",
+    "ObjectStore",
+    "PreflightReport",
+    "S3Config",
+    "S3Store",
+    "Version",
+    "open_store",
+    "preflight",
+]

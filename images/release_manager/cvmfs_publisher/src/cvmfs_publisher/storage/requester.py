@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Requests that are repeated for as long as that may help."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import EndpointUnreachable, StorageError
+from .http_client import HttpClient, Response, TransportError
+from .retry import Backoff, RetryPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from .cancellation import Cancellation
+    from .store import Bytes
+
+_FIRST_CONTACT = 15.0  # seconds; a server that has never answered is not waited for as long as one that had
+_NOTICE_INTERVAL = 10.0  # seconds between notices
+_ERROR_CODE = re.compile(rb"<Code>([A-Za-z0-9]+)</Code>")
+_TRANSIENT_CODES = frozenset(
+    {
+        "BadDigest",
+        "ConditionalRequestConflict",
+        "OperationAborted",
+        "RequestTimeout",
+        "XAmzContentSHA256Mismatch",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a request.
+
+    :param code: S3's name of the error, if any
+    :param uncertain: an earlier attempt got no answer, so the server may have acted on it
+    """
+
+    response: Response
+    code: str
+    uncertain: bool
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return self.response.status
+
+
+class Requester:
+    """Sends requests to one server, and repeats them on 5xx, 429, timeouts and broken or refused connections.
+
+    :param name: of the server, for messages
+    :param notify: gets a line of text when a request has to be repeated, at most every ten seconds
+    """
+
+    def __init__(
+        self, client: HttpClient, policy: RetryPolicy, name: str, notify: Callable[[str], None] | None = None
+    ) -> None:
+        self._client = client
+        self._policy = policy
+        self._name = name
+        self._notify = notify
+        self._lock = threading.Lock()
+        self._last_notice = float("-inf")
+        self._answered = False
+
+    def request(
+        self,
+        method: str,
+        target: str,
+        headers: Callable[[], Mapping[str, str]],
+        body: Bytes | None = None,
+        *,
+        subject: str,
+        cancel: Cancellation | None = None,
+    ) -> Answer:
+        """Return the first answer that repeating the request would not change.
+
+        :param headers: called for each attempt, since signatures carry the time
+        :param subject: the object, for messages
+        :raises EndpointUnreachable: when there is no such answer in time
+        """
+        backoff = Backoff(self._policy)
+        uncertain = False
+        while True:
+            retry_after = None
+            permanent = False
+            try:
+                timeout = None if self._answered else max(5.0, _FIRST_CONTACT - backoff.elapsed)
+                response = self._client.exchange(
+                    method, target, headers(), body, timeout=timeout, cancel=cancel
+                )
+                self._answered = True
+                code = _error_code(response)
+                if not _is_transient(response.status, code):
+                    return Answer(response, code, uncertain)
+                reason = f"status {response.status} {code}".rstrip()
+                retry_after = _retry_after(response)
+                uncertain = True
+            except TransportError as error:
+                reason, permanent = error.reason, error.permanent
+                uncertain = uncertain or error.sent
+            if cancel is not None and cancel.is_set():
+                raise StorageError(f"{method} {subject} was broken off")
+            limit = None if self._answered else _FIRST_CONTACT
+            if permanent or not backoff.wait(retry_after, limit, cancel):
+                raise self._unreachable(f"{method} {subject}", reason, backoff.elapsed)
+            self._notice(reason, self._policy.total if limit is None else limit)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _unreachable(self, action: str, reason: str, elapsed: float) -> EndpointUnreachable:
+        if "certificate" in reason:
+            remedy = "Name the file with its certificate authority in X509_CERT_BUNDLE"
+        elif self._answered:
+            remedy = "Run the command again when the store is well; nothing of the old revision is lost"
+        else:
+            remedy = "Check that the address in the configuration is right and that the store is up"
+        return EndpointUnreachable(
+            f"{action} at {self._name} failed for {elapsed:.0f} s: {reason}", remedy=remedy
+        )
+
+    def _notice(self, reason: str, limit: float) -> None:
+        now = time.monotonic()
+        with self._lock:
+            if self._notify is None or now - self._last_notice < _NOTICE_INTERVAL:
+                return
+            self._last_notice = now
+        self._notify(f"{self._name}: {reason}; trying again for up to {limit:.0f} s")
+
+
+def _error_code(response: Response) -> str:
+    if response.status < 400:
+        return ""
+    match = _ERROR_CODE.search(response.body)
+    return match[1].decode("ascii") if match else ""
+
+
+def _is_transient(status: int, code: str) -> bool:
+    return status == 429 or (status >= 500 and status not in (501, 505, 507)) or code in _TRANSIENT_CODES
+
+
+def _retry_after(response: Response) -> float | None:
+    text = response.headers.get("retry-after", "")
+    return float(text) if text.isdigit() else None

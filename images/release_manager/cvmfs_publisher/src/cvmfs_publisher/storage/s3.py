@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A repository in an S3 bucket, which CernVM-FS's clients read by plain HTTP."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import threading
+import xml.etree.ElementTree as ElementTree
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal, Self
+from urllib.parse import urlsplit
+
+from ..errors import (
+    AccessDenied,
+    EndpointUnreachable,
+    ObjectNotFound,
+    PreconditionFailed,
+    QuotaExceeded,
+    StorageError,
+)
+from .http_client import HttpClient, tls_context
+from .requester import Requester
+from .sigv4 import EMPTY_SHA256, Signer, uri_encode
+from .store import ObjectInfo, Version, headers_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from types import TracebackType
+
+    from .cancellation import Cancellation
+    from .requester import Answer
+    from .s3_config import S3Config
+    from .store import Bytes
+
+ConditionForm = Literal["quoted", "unquoted"]
+_FORMS: tuple[ConditionForm, ...] = ("quoted", "unquoted")
+
+_XML_NAMESPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
+_DENIED = {
+    "InvalidAccessKeyId": "Check CVMFS_S3_ACCESS_KEY",
+    "SignatureDoesNotMatch": "Check CVMFS_S3_SECRET_KEY and CVMFS_S3_REGION",
+    "RequestTimeTooSkewed": "Set this machine's clock",
+}
+_QUOTA_CODES = ("QuotaExceeded", "InsufficientCapacity", "ServiceQuotaExceededException")
+
+
+class S3Store:
+    """An object store in an S3 bucket.
+
+    Writes are ordered by conditional PUTs. Amazon and most others take the ETag of ``If-Match`` in quotes, Ceph only
+    without; which form the endpoint honours is found out by trying, once, before the first such write.
+
+    :param config: where the bucket is
+    :param notify: gets a line of text when requests have to be repeated, now and then
+    """
+
+    def __init__(self, config: S3Config, notify: Callable[[str], None] | None = None) -> None:
+        self._config = config
+        endpoint = urlsplit(config.endpoint)
+        default_port = 443 if config.https else 80
+        port = "" if config.port in (None, default_port) else f":{config.port}"
+        if config.dns_buckets:
+            self._host = f"{config.bucket}.{config.host}{port}"
+            self._bucket_path = "/"
+        else:
+            self._host = f"{config.host}{port}"
+            self._bucket_path = f"/{uri_encode(config.bucket)}/"
+        self._prefix = f"{config.prefix}/" if config.prefix else ""
+        self._acl = {"x-amz-acl": config.acl} if config.acl else {}
+        self._signer = Signer(config.access_key, config.secret_key, config.region)
+        client = HttpClient(
+            f"{endpoint.scheme}://{self._host}",
+            timeout=config.timeout,
+            proxy=config.proxy,
+            context=tls_context(config.ca_bundle, config.ca_path) if config.https else None,
+        )
+        self._requester = Requester(client, config.retry, config.endpoint, notify)
+        self._form: ConditionForm | None = None
+        self._form_lock = threading.Lock()
+
+    @property
+    def concurrency(self) -> int:
+        return self._config.parallel
+
+    @property
+    def condition_form(self) -> ConditionForm:
+        """How the endpoint takes the ETag of ``If-Match``; found out on first use.
+
+        :raises StorageError: when it honours no form
+        """
+        with self._form_lock:
+            if self._form is None:
+                self._form = self._probe_conditions()
+            return self._form
+
+    def get(self, key: str) -> bytes:
+        return self.get_versioned(key)[0]
+
+    def get_versioned(self, key: str) -> tuple[bytes, Version]:
+        answer = self._request("GET", key)
+        if answer.status != 200:
+            raise self._error("read", key, answer)
+        return answer.response.body, _version(answer)
+
+    def exists(self, key: str) -> bool:
+        # Unlike HEAD, whose answers have no body, this tells a missing object from a missing bucket.
+        answer = self._request("GET", key, {"range": "bytes=0-0"})
+        if answer.status in (200, 206, 416):
+            return True
+        error = self._error("look for", key, answer)
+        if isinstance(error, ObjectNotFound):
+            return False
+        raise error
+
+    def put(
+        self,
+        key: str,
+        data: Bytes,
+        *,
+        cache_control: str | None = None,
+        content_type: str | None = None,
+        cancel: Cancellation | None = None,
+    ) -> Version:
+        if self._config.peek and key.startswith("data/") and self.exists(key):
+            return Version("")
+        headers = {}
+        if cache_control:
+            headers["cache-control"] = cache_control
+        if content_type:
+            headers["content-type"] = content_type
+        return self._done("write", key, self._put(key, data, headers, cancel))
+
+    def put_if_absent(self, key: str, data: Bytes) -> Version:
+        return self._put_conditionally(key, data, {"if-none-match": "*"}, "exists already")
+
+    def put_if_match(self, key: str, data: Bytes, version: Version) -> Version:
+        condition = {"if-match": _etag(version, self.condition_form)}
+        return self._put_conditionally(key, data, condition, "was replaced or removed by somebody else")
+
+    def delete(self, key: str) -> None:
+        answer = self._request("DELETE", key)
+        if answer.status not in (200, 204) and not isinstance(
+            error := self._error("delete", key, answer), ObjectNotFound
+        ):
+            raise error
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        parameters = {"list-type": "2", "prefix": self._prefix + prefix}
+        while True:
+            answer = self._request("GET", None, parameters=parameters)
+            if answer.status != 200:
+                raise self._error("list", prefix, answer)
+            page = ElementTree.fromstring(answer.response.body)  # noqa: S314  (from the store itself)
+            for item in page.iter(f"{_XML_NAMESPACE}Contents"):
+                text = {child.tag.removeprefix(_XML_NAMESPACE): child.text or "" for child in item}
+                yield ObjectInfo(
+                    text["Key"].removeprefix(self._prefix),
+                    int(text["Size"]),
+                    datetime.fromisoformat(text["LastModified"]),
+                )
+            token = page.findtext(f"{_XML_NAMESPACE}NextContinuationToken")
+            if not token:
+                return
+            parameters["continuation-token"] = token
+
+    def describe(self) -> str:
+        return f"bucket {self._config.bucket} at {self._config.endpoint}"
+
+    def close(self) -> None:
+        self._requester.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _request(
+        self,
+        method: str,
+        key: str | None,
+        headers: Mapping[str, str] | None = None,
+        body: Bytes | None = None,
+        *,
+        parameters: Mapping[str, str] | None = None,
+        cancel: Cancellation | None = None,
+    ) -> Answer:
+        path = self._bucket_path + (uri_encode(self._prefix + key, "/") if key is not None else "")
+        query = "&".join(
+            f"{uri_encode(name)}={uri_encode(value)}" for name, value in sorted((parameters or {}).items())
+        )
+        plain = {"host": self._host, **(headers or {})}
+        digest = hashlib.sha256(body).hexdigest() if body is not None else EMPTY_SHA256
+        return self._requester.request(
+            method,
+            f"{path}?{query}" if query else path,
+            lambda: self._signer.sign(method, path, query, plain, digest, datetime.now(UTC)),
+            body,
+            subject=self._name(key or ""),
+            cancel=cancel,
+        )
+
+    def _put(
+        self, key: str, data: Bytes, headers: Mapping[str, str], cancel: Cancellation | None = None
+    ) -> Answer:
+        cache_control, content_type = headers_for(key)
+        defaults = {"cache-control": cache_control, "content-type": content_type, **self._acl}
+        return self._request("PUT", key, {**defaults, **headers}, data, cancel=cancel)
+
+    def _put_conditionally(
+        self, key: str, data: Bytes, condition: Mapping[str, str], otherwise: str
+    ) -> Version:
+        try:
+            answer = self._put(key, data, condition)
+        except EndpointUnreachable as error:
+            raise EndpointUnreachable(
+                f"{error.message}; it is not known whether {key} was written",
+                remedy="Look at the repository when the store is well, then run the command again",
+            ) from error
+        refused = answer.status == 412 or (answer.status == 404 and answer.code != "NoSuchBucket")
+        if not refused:
+            return self._done("write", key, answer)
+        if answer.uncertain:
+            # An earlier attempt may have succeeded without our hearing of it; then the object is what we wrote.
+            try:
+                current, version = self.get_versioned(key)
+            except ObjectNotFound:
+                pass
+            else:
+                if current == data:
+                    return version
+        raise PreconditionFailed(f"{self._name(key)} {otherwise}")
+
+    def _probe_conditions(self) -> ConditionForm:
+        """Find out, on an object of its own, which form of ``If-Match`` the endpoint honours."""
+        key = f".cvmfs_probe-{os.getpid()}-{secrets.token_hex(8)}"
+        stale = self.put(key, b"1")
+        try:
+            current = self.put(key, b"2")
+            for form in _FORMS:
+                if self._put(key, b"3", {"if-match": _etag(stale, form)}).status < 300:
+                    break  # conditions are ignored, and so they would be in the other form
+                if self._put(key, b"2", {"if-match": _etag(current, form)}).status < 300:
+                    return form
+        finally:
+            self.delete(key)
+        raise StorageError(
+            f"{self.describe()} does not honour If-Match on PUT",
+            remedy="Publishing to it would not be safe; use a store with conditional writes, such as Ceph 16 or later",
+        )
+
+    def _done(self, action: str, key: str, answer: Answer) -> Version:
+        if answer.status not in (200, 201, 204):
+            raise self._error(action, key, answer)
+        return _version(answer)
+
+    def _error(self, action: str, key: str, answer: Answer) -> StorageError:
+        """Return the error that an answer means."""
+        status, code = answer.status, answer.code
+        text = f"Cannot {action} {self._name(key)} at {self._config.endpoint}: {code or 'status'} ({status})"
+        if code == "NoSuchBucket":
+            return StorageError(
+                f"There is no bucket {self._config.bucket} at {self._config.endpoint}",
+                remedy="Create it, or correct CVMFS_S3_BUCKET and CVMFS_S3_DNS_BUCKETS",
+            )
+        if code in _QUOTA_CODES or status == 507:
+            return QuotaExceeded(text, remedy="Raise the quota of the bucket or its user, or collect garbage")
+        if status in (401, 403):
+            remedy = _DENIED.get(code, "Check that the bucket's policy lets this user read, write and delete")
+            return AccessDenied(text, remedy=remedy)
+        if status == 404:
+            return ObjectNotFound(f"There is no {self._name(key)} at {self._config.endpoint}")
+        if status in (301, 307, 308):
+            return StorageError(
+                text, remedy="Check CVMFS_S3_REGION and CVMFS_S3_HOST: the bucket is elsewhere"
+            )
+        if code == "AccessControlListNotSupported":
+            return StorageError(text, remedy='Set CVMFS_S3_X_AMZ_ACL="", and give the bucket a read policy')
+        return StorageError(text, remedy="Look for this error in the store's documentation")
+
+    def _name(self, key: str) -> str:
+        return f"s3://{self._config.bucket}/{self._prefix}{key}"
+
+
+def _version(answer: Answer) -> Version:
+    return Version(answer.response.headers.get("etag", "").strip('"'))
+
+
+def _etag(version: Version, form: ConditionForm) -> str:
+    return f'"{version}"' if form == "quoted" else version

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""AWS Signature Version 4 for S3, in request headers.
+
+Source: Amazon S3 API Reference, "Authenticating Requests: Using the Authorization Header (AWS Signature Version 4)".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
+
+
+def uri_encode(text: str, safe: str = "") -> str:
+    """Percent-encode everything but unreserved characters and `safe`, as signatures need it."""
+    return quote(text, safe="-._~" + safe)
+
+
+class Signer:
+    """Signs requests with one pair of keys. Never prints them.
+
+    :param region: the region that signatures are made for
+    """
+
+    def __init__(self, access_key: str, secret_key: str, region: str) -> None:
+        self._access_key = access_key
+        self._secret_key = secret_key
+        self._region = region
+        self._day_key = ("", b"")
+
+    def sign(
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: Mapping[str, str],
+        payload_sha256: str,
+        now: datetime,
+    ) -> dict[str, str]:
+        """Return `headers` and what has to be sent with them: date, payload hash and authorization.
+
+        :param path: percent-encoded
+        :param query: percent-encoded, sorted by name, without the question mark
+        :param headers: names in lower case; all are signed; ``host`` must be there
+        :param payload_sha256: in hexadecimal
+        :param now: in UTC
+        """
+        time = now.strftime("%Y%m%dT%H%M%SZ")
+        signed = {**headers, "x-amz-content-sha256": payload_sha256, "x-amz-date": time}
+        names = sorted(signed)
+        name_list = ";".join(names)
+        lines = "".join(f"{name}:{signed[name]}\n" for name in names)
+        request = f"{method}\n{path}\n{query}\n{lines}\n{name_list}\n{payload_sha256}"
+        day = time[:8]
+        scope = f"{day}/{self._region}/s3/aws4_request"
+        digest = hashlib.sha256(request.encode()).hexdigest()
+        text = f"AWS4-HMAC-SHA256\n{time}\n{scope}\n{digest}"
+        signature = hmac.digest(self._key(day), text.encode(), "sha256").hex()
+        signed["authorization"] = (
+            f"AWS4-HMAC-SHA256 Credential={self._access_key}/{scope},"
+            f"SignedHeaders={name_list},Signature={signature}"
+        )
+        return signed
+
+    def _key(self, day: str) -> bytes:
+        cached_day, key = self._day_key
+        if cached_day != day:
+            key = b"AWS4" + self._secret_key.encode()
+            for part in (day, self._region, "s3", "aws4_request"):
+                key = hmac.digest(key, part.encode(), "sha256")
+            self._day_key = (day, key)
+        return key
