@@ -1,4 +1,3 @@
-# -*- coding: utf-8 -*-
 # Copyright: (c) 2026, the cvmfs.publishing authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -12,7 +11,8 @@ attributes:
   check_mode:
     description: Can run in C(check_mode) and return the changed status prediction without modifying the target.
   diff_mode:
-    description: Will return details on what has changed, or possibly needs changing in C(check_mode), when in diff mode.
+    description: Will return details on what has changed, or possibly needs changing in C(check_mode), when in diff
+    mode.
   platform:
     description: Target systems the module works on.
     platforms: posix

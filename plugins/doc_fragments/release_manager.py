@@ -1,4 +1,3 @@
-# -*- coding: utf-8 -*-
 # Copyright: (c) 2026, the cvmfs.publishing authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -21,8 +20,8 @@ options:
   config_dir:
     description:
       - Where the role P(cvmfs.publishing.release_manager#role) has put the configuration of the repositories.
-      - By default it is C(/etc/cvmfs-publishing) for root, and C(~/.config/cvmfs-publishing) for other users, whose containers are
-        rootless.
+      - By default it is C(/etc/cvmfs-publishing) for root, and C(~/.config/cvmfs-publishing) for other users, whose
+        containers are rootless.
     type: path
   progress_path:
     description:

@@ -1,11 +1,11 @@
-# -*- coding: utf-8 -*-
 # Copyright: (c) 2026, the cvmfs.publishing authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """``cvmfs_server``, one method for each subcommand. Private to the collection.
 
-The command line is the contract between the modules and the engine in the image, so nothing else here knows how an image works.
+The command line is the contract between the modules and the engine in the image, so nothing else here knows how an
+image works.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import Co
 class CvmfsServer:
     """The command as it is in one place: `execute(command, stdin=..., stderr_path=...)` runs it there.
 
-    `fqrn` is the repository that every subcommand is about. `progress_path` is a file on this host that the command's standard
-    error is written to while it runs.
+    `fqrn` is the repository that every subcommand is about. `progress_path` is a file on this host that the command's
+    standard error is written to while it runs.
     """
 
     def __init__(self, *, execute, fqrn, progress_path=None):
@@ -82,7 +82,9 @@ class CvmfsServer:
         return self._json([*argv, self._fqrn])
 
     @action("ingest")
-    def ingest(self, *, base_dir, tar_file=None, directory=None, delete=(), mirror=False, tag=None, tag_description=None):
+    def ingest(
+        self, *, base_dir, tar_file=None, directory=None, delete=(), mirror=False, tag=None, tag_description=None
+    ):
         """Publish a tar file or a directory in a transaction of its own."""
         argv = ["ingest", "--json", *_option("-t", tar_file), *_option("--directory", directory), "-b", base_dir]
         for path in delete:

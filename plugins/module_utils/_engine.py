@@ -1,13 +1,12 @@
-# -*- coding: utf-8 -*-
 # Copyright: (c) 2026, the cvmfs.publishing authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """podman and docker behind one interface. Private to the collection.
 
-Both engines are driven by their command line, as an argument vector. Where they agree, and they mostly do, the argument
-vector is built once in :class:`Engine`; what differs is secrets. podman keeps them itself and takes them on standard input.
-docker has secrets only in a swarm, so there they are files on a tmpfs that only their owner can read.
+Both engines are driven by their command line, as an argument vector. Where they agree, and they mostly do, the
+argument vector is built once in :class:`Engine`; what differs is secrets. podman keeps them itself and takes them on
+standard input. docker has secrets only in a swarm, so there they are files on a tmpfs that only their owner can read.
 """
 
 from __future__ import annotations
@@ -51,8 +50,8 @@ class Mount:
 class Container:
     """What a release manager's container is made of.
 
-    `secrets` maps a file below /etc/cvmfs to the name of the engine's secret. `image` must be on the host already: pulling and
-    building are visible steps of the role, not a surprise in the middle of a publish.
+    `secrets` maps a file below /etc/cvmfs to the name of the engine's secret. `image` must be on the host already:
+    pulling and building are visible steps of the role, not a surprise in the middle of a publish.
     """
 
     name: str
@@ -62,7 +61,7 @@ class Container:
     mounts: tuple = ()
     secrets: dict = dataclasses.field(default_factory=dict)
     labels: dict = dataclasses.field(default_factory=dict)
-    tmpfs: tuple = ("/tmp",)  # in the container, whose root file system is read-only
+    tmpfs: tuple = ("/tmp",)  # noqa: S108 (in the container, whose root file system is read-only)
 
     def with_mounts(self, mounts):
         """Return the same container with further mounts."""
@@ -90,7 +89,10 @@ class Engine(abc.ABC):
 
     @action("run {command[0]} in a container of image {container.image}")
     def run(self, *, container: Container, command, stdin=None, stderr_path=None):
-        """Run `command` in a container that is gone afterwards; return :class:`_command.Completed`, whatever its exit code."""
+        """Run `command` in a container that is gone afterwards.
+
+        Return :class:`_command.Completed`, whatever its exit code.
+        """
         interactive = ["-i"] if stdin is not None else []
         argv = [self.name, "run", "--rm", *interactive, *self._arguments(container), container.image, *command]
         return self._run_command(argv, stdin=stdin, stderr_path=stderr_path)
@@ -278,7 +280,9 @@ class Docker(Engine):
 
     def _current_secrets(self, current, container):
         targets = self._secret_targets(container)
-        return sorted(os.path.basename(mount["Source"]) for mount in current["Mounts"] if mount["Destination"] in targets)
+        return sorted(
+            os.path.basename(mount["Source"]) for mount in current["Mounts"] if mount["Destination"] in targets
+        )
 
     def _secret_targets(self, container):
         return {f"{SECRETS_ROOT}/{target}" for target in container.secrets}
@@ -299,7 +303,9 @@ def parse_size(text):
     try:
         return int(number) * factors[unit]
     except ValueError:
-        raise PublishingError(f"{text} is not a size", remedy="Write a whole number and b, k, m or g, as in 1g.") from None
+        raise PublishingError(
+            f"{text} is not a size", remedy="Write a whole number and b, k, m or g, as in 1g."
+        ) from None
 
 
 def file_system_type(path, mounts="/proc/self/mounts"):

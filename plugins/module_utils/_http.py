@@ -1,12 +1,11 @@
-# -*- coding: utf-8 -*-
 # Copyright: (c) 2026, the cvmfs.publishing authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Anonymous HTTP reads over a connection that is kept alive. Private to the collection.
 
-A repository has tens of thousands of small objects. A connection, a redirect handler and an ``Authorization`` look-up for each of
-them, which is what ``open_url`` costs, would take minutes where this takes seconds.
+A repository has tens of thousands of small objects. A connection, a redirect handler and an ``Authorization`` look-up
+for each of them, which is what ``open_url`` costs, would take minutes where this takes seconds.
 """
 
 from __future__ import annotations
@@ -41,7 +40,9 @@ class HttpReader:
     def __init__(self, url, *, timeout=30, ca_path=None, validate_certs=True):
         parts = urllib.parse.urlsplit(url.rstrip("/"))
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise HttpError(f"{url} is no URL", remedy="It begins with http:// or https://, and ends with the repository's name.")
+            raise HttpError(
+                f"{url} is no URL", remedy="It begins with http:// or https://, and ends with the repository's name."
+            )
         self.url = url.rstrip("/")
         self._path = parts.path
         self._connection = _connection(parts, timeout, ca_path, validate_certs)
@@ -54,14 +55,15 @@ class HttpReader:
             except (OSError, http.client.HTTPException) as error:
                 self._connection.close()
                 problem = HttpError(
-                    f"{self.url}/{key} cannot be read: {error or type(error).__name__}", remedy="Is the server up, and the URL right?"
+                    f"{self.url}/{key} cannot be read: {error or type(error).__name__}",
+                    remedy="Is the server up, and the URL right?",
                 )
             except HttpError as error:
                 problem = error
                 if error.status < 500:
                     raise
             if attempt < _TRIES:
-                time.sleep(_FIRST_DELAY * 2**attempt * random.uniform(0.5, 1.0))
+                time.sleep(_FIRST_DELAY * 2**attempt * random.uniform(0.5, 1.0))  # noqa: S311 (spreads retries, no secret)
         raise problem
 
     def _get(self, key):

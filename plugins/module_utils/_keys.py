@@ -1,4 +1,3 @@
-# -*- coding: utf-8 -*-
 # Copyright: (c) 2026, the cvmfs.publishing authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -93,7 +92,9 @@ def _load(data, what):
     try:
         return serialization.load_pem_private_key(data, password=None)
     except (ValueError, TypeError) as error:
-        raise PublishingError(f"The {what} cannot be read: {error}", remedy="Private keys in PEM form, without a password, are expected.") from None
+        raise PublishingError(
+            f"The {what} cannot be read: {error}", remedy="Private keys in PEM form, without a password, are expected."
+        ) from None
 
 
 def _private(key):

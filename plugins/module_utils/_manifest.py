@@ -1,4 +1,3 @@
-# -*- coding: utf-8 -*-
 # Copyright: (c) 2026, the cvmfs.publishing authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -26,6 +25,10 @@ _HASH = re.compile(r"([0-9a-f]{40})(|-rmd160|-shake128)")
 
 class VerificationError(PublishingError):
     """Something in a repository is not what its signatures or hashes say."""
+
+
+class WhitelistExpired(VerificationError):
+    """All is well with a repository but the date until which clients trust it."""
 
 
 def digest(data, algorithm=""):
@@ -136,7 +139,9 @@ class Whitelist:
             raise VerificationError(f"The whitelist .cvmfswhitelist is malformed: {error}") from None
 
     def verify(self, public_keys):
-        """Raise VerificationError unless one of the PEM public keys belongs to the master key that has signed this whitelist."""
+        """Raise VerificationError unless one of the PEM public keys belongs to the master key that has signed this
+        whitelist.
+        """
         if not self.letter.intact:
             raise VerificationError("The whitelist .cvmfswhitelist does not match its own hash")
         keys = [_key(PublicKey.from_pem, text, "The public key") for text in public_keys]
@@ -160,7 +165,9 @@ def _key(read, source, what):
     try:
         return read(source)
     except (ValueError, IndexError) as error:
-        raise VerificationError(f"{what} cannot be read: {error}", remedy="RSA keys in PEM form are expected.") from None
+        raise VerificationError(
+            f"{what} cannot be read: {error}", remedy="RSA keys in PEM form are expected."
+        ) from None
 
 
 def _time(text):

@@ -1,9 +1,11 @@
-# -*- coding: utf-8 -*-
 # Copyright: (c) 2026, the cvmfs.publishing authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What all modules have in common: `changed`, diff, check mode, and the boundary where errors end. Private to the collection."""
+"""What all modules have in common.
+
+`changed`, diff, check mode, and the boundary where errors end. Private to the collection.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,10 @@ def skip_if_check_mode(method):
 
 
 def trigger_change(method):
-    """Report a change when `method` is called. Put it outside of :func:`skip_if_check_mode`: a prediction is a change, too."""
+    """Report a change when `method` is called.
+
+    Put it outside of :func:`skip_if_check_mode`: a prediction is a change, too.
+    """
 
     @functools.wraps(method)
     def wrapper(self, *args, **kwargs):
@@ -45,8 +50,8 @@ def trigger_change(method):
 class PublishingModule(abc.ABC):
     """Base of the modules' manager classes.
 
-    A subclass declares `argument_spec`, and further keywords of ``AnsibleModule`` in `module_options`. Its :meth:`execute` fills
-    `result`, and `before` and `after` for the diff.
+    A subclass declares `argument_spec`, and further keywords of ``AnsibleModule`` in `module_options`. Its
+    :meth:`execute` fills `result`, and `before` and `after` for the diff.
     """
 
     argument_spec: dict = {}

@@ -1,17 +1,15 @@
-# -*- coding: utf-8 -*-
 # Copyright: (c) 2026, the cvmfs.publishing authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Read a repository as a stranger does: over anonymous HTTP, trusting nothing but the master key's public half.
 
-Private to the collection. It shares no code with the publisher, so that one's mistakes are not repeated, and hidden, by the other.
+Private to the collection. It shares no code with the publisher, so that one's mistakes are not repeated, and hidden,
+by the other.
 Formats: CernVM-FS documentation, "Implementation Notes"; catalog schema 2.5, revisions 0 to 7.
 
     repository = Repository("http://stratum0.example.org/cvmfs/software.example.org", [public_key_pem])
-    repository.revision().number
-    for path, entry in repository.walk(): ...
-    repository.read(b"dir/file")
+    repository.revision().number for path, entry in repository.walk(): ... repository.read(b"dir/file")
 """
 
 from __future__ import annotations
@@ -34,6 +32,7 @@ from ansible_collections.cvmfs.publishing.plugins.module_utils._manifest import 
     Manifest,
     VerificationError,
     Whitelist,
+    WhitelistExpired,
     hash_is,
 )
 from ansible_collections.cvmfs.publishing.plugins.module_utils._rsa import pem_content
@@ -45,15 +44,29 @@ _HASH_SHIFT, _COMPRESSION_SHIFT, _THREE_BITS = 8, 11, 7
 _ALGORITHM_SUFFIXES = {0: "", 1: "-rmd160", 2: "-shake128"}
 _ZLIB, _UNCOMPRESSED = 0, 1
 
-_SELF_COUNTERS = (
-    "regular symlink special dir nested chunked chunks file_size chunked_size xattr external external_file_size"
-).split()
+_COUNTERS = (
+    "regular",
+    "symlink",
+    "special",
+    "dir",
+    "nested",
+    "chunked",
+    "chunks",
+    "file_size",
+    "chunked_size",
+    "xattr",
+    "external",
+    "external_file_size",
+)
 
 Key = t.NewType("Key", str)  # where an object is, relative to the repository's URL
 
 
 def object_key(printed_hash, suffix="") -> Key:
-    """Return where the object with that hash is. The suffix says what it is: C catalog, P chunk, H history, X certificate, M metainfo."""
+    """Return where the object with that hash is.
+
+    The suffix says what it is: C catalog, P chunk, H history, X certificate, M metainfo.
+    """
     return Key(f"data/{printed_hash[:2]}/{printed_hash[2:]}{suffix}")
 
 
@@ -66,7 +79,10 @@ def hash_of_key(key):
 
 
 def unpack(key, data, compression=_ZLIB):
-    """Return the content of the object `key`, of which `data` is what the server gave. VerificationError if it is not that object."""
+    """Return the content of the object `key`, of which `data` is what the server gave.
+
+    VerificationError if it is not that object.
+    """
     if not hash_is(hash_of_key(key), data):
         raise VerificationError(f"Object {key} is damaged: its content has another hash")
     if compression == _UNCOMPRESSED:
@@ -156,13 +172,16 @@ class Revision:
 
 
 class Repository:
-    """A repository below a URL. Without public keys the signatures go unchecked, and `revision` says what the manifest claims."""
+    """A repository below a URL.
+
+    Without public keys the signatures go unchecked, and `revision` says what the manifest claims.
+    """
 
     def __init__(self, url, public_keys, *, fqrn=None, **http_options):
         self._http = HttpReader(url, **http_options)
         self._public_keys = list(public_keys)
         self._fqrn = fqrn
-        self._revision = None
+        self._read = {}
 
     def get(self, key):
         """Return what the server has at `key`. HttpError."""
@@ -172,15 +191,25 @@ class Repository:
         """Return the verified content of an object. HttpError, VerificationError."""
         return unpack(key, self.get(key), compression)
 
+    def manifest(self):
+        """Read the manifest, once; its signature is for :meth:`revision` to verify. VerificationError, HttpError."""
+        return self._once("manifest", lambda: Manifest.parse(self.get(".cvmfspublished")))
+
+    def whitelist(self):
+        """Read the whitelist, once; its signature is for :meth:`revision` to verify. VerificationError, HttpError."""
+        return self._once("whitelist", lambda: Whitelist.parse(self.get(".cvmfswhitelist")))
+
     def revision(self):
-        """Read and verify manifest, whitelist and certificate, once. VerificationError, HttpError."""
-        if self._revision is None:
-            self._revision = self._read_revision()
-        return self._revision
+        """Read and verify manifest, whitelist and certificate, once. VerificationError, WhitelistExpired, HttpError."""
+        return self._once("revision", self._read_revision)
+
+    def _once(self, what, read):
+        if what not in self._read:
+            self._read[what] = read()
+        return self._read[what]
 
     def _read_revision(self):
-        manifest = Manifest.parse(self.get(".cvmfspublished"))
-        whitelist = Whitelist.parse(self.get(".cvmfswhitelist"))
+        manifest, whitelist = self.manifest(), self.whitelist()
         certificate = self.get_object(object_key(manifest.certificate, "X")) if manifest.certificate else None
         if self._public_keys:
             self._verify(manifest, whitelist, certificate)
@@ -191,19 +220,21 @@ class Repository:
         expected = self._fqrn or whitelist.repository
         for what, name in names.items():
             if name != expected:
-                raise VerificationError(f"The {what} is that of repository {name}, not of {expected}", remedy="Is the URL right?")
+                raise VerificationError(
+                    f"The {what} is that of repository {name}, not of {expected}", remedy="Is the URL right?"
+                )
         whitelist.verify(self._public_keys)
-        if whitelist.is_expired():
-            raise VerificationError(
-                f"The whitelist has been expired since {whitelist.expires:%Y-%m-%d %H:%M} UTC",
-                remedy="Sign it again: playbook cvmfs.publishing.resign.",
-            )
         if certificate_pem is None:
             raise VerificationError("The manifest .cvmfspublished names no certificate")
         der = certificate_der(certificate_pem)
         if not whitelist.lists(der):
             raise VerificationError("The whitelist does not list the certificate that the manifest is signed with")
         manifest.verify(der)
+        if whitelist.is_expired():
+            raise WhitelistExpired(
+                f"The whitelist expired on {whitelist.expires:%Y-%m-%d at %H:%M} UTC",
+                remedy="Sign it again, with the playbook cvmfs.publishing.resign.",
+            )
 
     def catalog(self, printed_hash, path=b""):
         """Return the catalog with that hash, for the directory `path`. VerificationError, HttpError."""
@@ -217,8 +248,11 @@ class Repository:
             yield catalog
             waiting += [(nested.printed_hash, nested.path) for nested in catalog.nested]
 
-    def walk(self, root_hash=None) -> t.Iterator[t.Tuple[bytes, Entry]]:
-        """Yield every path below the root, and the root, with its entry. A nested catalog's root is yielded once, as that catalog has it."""
+    def walk(self, root_hash=None) -> t.Iterator[tuple[bytes, Entry]]:
+        """Yield every path below the root, and the root, with its entry.
+
+        A nested catalog's root is yielded once, as that catalog has it.
+        """
         for catalog in self.catalogs(root_hash):
             for path, entry in catalog.entries.items():
                 if not entry.is_mountpoint:
@@ -245,13 +279,14 @@ class Repository:
 
     def tags(self):
         """Return the named snapshots as dictionaries, newest first. VerificationError, HttpError."""
-        history = self.revision().manifest.history
+        history = self.manifest().history
         if history is None:
             return []
         with _database(self.get_object(object_key(history, "H"))) as database:
             database.text_factory = lambda data: data.decode("utf-8", "backslashreplace")
             rows = database.execute(
-                "SELECT name, hash, revision, timestamp, size, description FROM tags ORDER BY timestamp DESC, revision DESC"
+                "SELECT name, hash, revision, timestamp, size, description FROM tags "
+                "ORDER BY timestamp DESC, revision DESC"
             ).fetchall()
         names = ("name", "root_hash", "revision", "timestamp", "size", "description")
         return [dict(zip(names, row)) for row in rows]
@@ -283,7 +318,7 @@ class Catalog:
     def __init__(self, data, path):
         self.path = path
         self.size = len(data)
-        self.problems: t.List[t.Tuple[bytes, str]] = []
+        self.problems: list[tuple[bytes, str]] = []
         try:
             with _database(data) as database:
                 self._load(database)
@@ -293,7 +328,9 @@ class Catalog:
     def _load(self, database):
         database.text_factory = bytes
         self.properties = dict(database.execute("SELECT key, value FROM properties"))
-        self.counters = {name.decode(): value for name, value in database.execute("SELECT counter, value FROM statistics")}
+        self.counters = {
+            name.decode(): value for name, value in database.execute("SELECT counter, value FROM statistics")
+        }
         columns = {row[1].decode() for row in database.execute("PRAGMA table_info(catalog)")}
         nested_columns = {row[1].decode() for row in database.execute("PRAGMA table_info(nested_catalogs)")}
         size = "size" if "size" in nested_columns else "NULL"
@@ -301,18 +338,17 @@ class Catalog:
             Nested(path.lstrip(b"/"), printed.decode(), size)
             for path, printed, size in database.execute(f"SELECT path, sha1, {size} FROM nested_catalogs")
         ]
-        chunks: t.Dict[t.Tuple[int, int], list] = {}
+        chunks: dict[tuple[int, int], list] = {}
         for first, second, offset, size, digest in database.execute(
             "SELECT md5path_1, md5path_2, offset, size, hash FROM chunks ORDER BY md5path_1, md5path_2, offset"
         ):
             chunks.setdefault((first, second), []).append((offset, size, digest))
         optional = [name if name in columns else "NULL" for name in ("mtimens", "xattr")]
         rows = database.execute(
-            "SELECT md5path_1, md5path_2, parent_1, parent_2, name, hardlinks, hash, size, mode, mtime, flags, symlink, uid, gid, "
-            + ", ".join(optional)
-            + " FROM catalog"
+            "SELECT md5path_1, md5path_2, parent_1, parent_2, name, hardlinks, hash, size, mode, mtime, flags, symlink, "
+            f"uid, gid, {', '.join(optional)} FROM catalog"
         )
-        children: t.Dict[t.Tuple[int, int], list] = {}
+        children: dict[tuple[int, int], list] = {}
         root = None
         root_id = _path_id(self.path)
         self.rows = 0
@@ -343,7 +379,9 @@ class Catalog:
                 if entry.is_directory:
                     waiting.append((path, row[:2]))
         if len(entries) != self.rows:
-            self.problems.append((self.path, f"has {self.rows - len(entries)} entries in its catalog that no directory leads to"))
+            self.problems.append(
+                (self.path, f"has {self.rows - len(entries)} entries in its catalog that no directory leads to")
+            )
         return entries
 
     def _entry(self, path, row, chunks):
@@ -356,7 +394,8 @@ class Catalog:
         if flags & _CHUNKED:
             bulk = whole
             pieces = tuple(
-                Piece(offset, length, object_key(chunk.hex() + suffix, "P")) for offset, length, chunk in chunks.get(row[:2], ())
+                Piece(offset, length, object_key(chunk.hex() + suffix, "P"))
+                for offset, length, chunk in chunks.get(row[:2], ())
             )
         return Entry(
             mode=mode,
@@ -377,7 +416,7 @@ class Catalog:
 
     def count(self):
         """Count what the counters of this catalog alone should say."""
-        counts = dict.fromkeys(_SELF_COUNTERS, 0)
+        counts = dict.fromkeys(_COUNTERS, 0)
         for entry in self.entries.values():
             if entry.is_directory:
                 counts["dir"] += 1
@@ -399,20 +438,36 @@ class Catalog:
             counts["xattr"] += bool(entry.xattrs)
         return counts
 
+    def totals(self):
+        """Return the counters of this catalog and all below it, by name."""
+        return {
+            name: self.counters.get(f"self_{name}", 0) + self.counters.get(f"subtree_{name}", 0) for name in _COUNTERS
+        }
+
     def check(self):
         """Look at each entry for contradictions, and return all `problems`."""
         root = self.entries[self.path]
         is_nested = self.path != b""
-        self._expect(self.path, self.properties.get(b"root_prefix", b"").lstrip(b"/") == self.path, "has a catalog for another path")
-        self._expect(self.path, bool(root.flags & _NESTED_ROOT) == is_nested, "is wrongly marked as the root of a nested catalog")
+        self._expect(
+            self.path,
+            self.properties.get(b"root_prefix", b"").lstrip(b"/") == self.path,
+            "has a catalog for another path",
+        )
+        self._expect(
+            self.path, bool(root.flags & _NESTED_ROOT) == is_nested, "is wrongly marked as the root of a nested catalog"
+        )
         if is_nested:
-            self._expect(self.path, self.path + b"/.cvmfscatalog" in self.entries, "is a nested catalog without .cvmfscatalog in it")
+            self._expect(
+                self.path,
+                self.path + b"/.cvmfscatalog" in self.entries,
+                "is a nested catalog without .cvmfscatalog in it",
+            )
         mountpoints = {path for path, entry in self.entries.items() if entry.is_mountpoint and path != self.path}
         registered = {nested.path for nested in self.nested}
         for path in mountpoints ^ registered:
             self.problems.append((path, "is not both marked as a nested catalog and registered as one"))
-        subdirectories: t.Dict[bytes, int] = {}
-        groups: t.Dict[t.Tuple[bytes, int], list] = {}
+        subdirectories: dict[bytes, int] = {}
+        groups: dict[tuple[bytes, int], list] = {}
         for path, entry in self.entries.items():
             parent = os.path.dirname(path)
             if entry.is_directory and path != self.path:
@@ -425,7 +480,10 @@ class Catalog:
                 links = 2 + subdirectories.get(path, 0)
                 self._expect(path, entry.linkcount == links, f"has link count {entry.linkcount} where {links} is right")
         for (parent, group), members in groups.items():
-            same = all(m.linkcount == len(members) and m.pieces == members[0].pieces and m.mode == members[0].mode for m in members)
+            same = all(
+                m.linkcount == len(members) and m.pieces == members[0].pieces and m.mode == members[0].mode
+                for m in members
+            )
             self._expect(parent, same, f"has a hard link group {group} whose members contradict each other")
         return self.problems
 
@@ -436,7 +494,9 @@ class Catalog:
             for piece in entry.pieces:
                 self._expect(path, piece.offset == position, f"has no chunk at offset {position}")
                 position = piece.offset + piece.size
-            self._expect(path, bool(entry.pieces) and position == entry.size, f"has content for {position} of {entry.size} bytes")
+            self._expect(
+                path, bool(entry.pieces) and position == entry.size, f"has content for {position} of {entry.size} bytes"
+            )
         if entry.linkcount > 1 and not entry.is_directory:
             self._expect(path, entry.hardlink_group > 0, "has several links and no hard link group")
 
@@ -446,20 +506,29 @@ class Catalog:
 
 
 def check_counters(catalog, children):
-    """Return how the counters of a catalog differ from what is in it and in the catalogs directly below, as (path, message)."""
+    """Return how the counters of a catalog differ from what is in it and in the catalogs directly below, as (path,
+    message).
+    """
     problems = []
     computed = catalog.count()
-    for name in _SELF_COUNTERS:
-        below = sum(child.counters.get(f"self_{name}", 0) + child.counters.get(f"subtree_{name}", 0) for child in children)
+    for name in _COUNTERS:
+        below = sum(
+            child.counters.get(f"self_{name}", 0) + child.counters.get(f"subtree_{name}", 0) for child in children
+        )
         for counter, value in ((f"self_{name}", computed[name]), (f"subtree_{name}", below)):
             found = catalog.counters.get(counter)
             if found is not None and found != value:  # older catalogs do not have all of them
-                problems.append((catalog.path, f"has a catalog whose counter {counter} is {found} where {value} is right"))
+                problems.append(
+                    (catalog.path, f"has a catalog whose counter {counter} is {found} where {value} is right")
+                )
     return problems
 
 
 def parse_xattrs(data):
-    """Read a catalog's extended attributes: version, count, then lengths of key and value, key, value. VerificationError."""
+    """Read a catalog's extended attributes.
+
+    Version, count, then lengths of key and value, key, value. VerificationError.
+    """
     try:
         version, count = struct.unpack_from("BB", data)
         if version != 1:
@@ -505,4 +574,4 @@ def _database(data):
 
 def _path_id(path):
     """The MD5 of a path with a leading slash, of nothing for the root, as two signed 64 bit halves."""
-    return struct.unpack("<qq", md5(b"/" + path if path else b"").digest())
+    return struct.unpack("<qq", md5(b"/" + path if path else b"", usedforsecurity=False).digest())

@@ -1,23 +1,27 @@
-# -*- coding: utf-8 -*-
 # Copyright: (c) 2026, the cvmfs.publishing authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """A repository's release manager on this host: its configuration and its container. Private to the collection.
 
-The role ``release_manager`` leaves a directory for each repository, with ``server.conf``, ``client.conf`` and the public key for the
-container, and ``release-manager.json`` for the modules. Everything else is in the bucket, the engine's secrets, and the image.
+The role ``release_manager`` leaves a directory for each repository, with ``server.conf``, ``client.conf`` and the
+public key for the container, and ``release-manager.json`` for the modules. Everything else is in the bucket, the
+engine's secrets, and the image.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import secrets
+import shlex
 
 from ansible_collections.cvmfs.publishing.plugins.module_utils._cvmfs_server import CvmfsServer
 from ansible_collections.cvmfs.publishing.plugins.module_utils._engine import Container, Engine, Mount, engine
 from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError, action
+from ansible_collections.cvmfs.publishing.plugins.module_utils._reader import Repository
 
 CONFIGURATION_DIR = "/etc/cvmfs/repositories.d"
 KEYS_DIR = "/etc/cvmfs/keys"
@@ -71,21 +75,34 @@ class ReleaseManager:
         except FileNotFoundError:
             raise PublishingError(
                 f"{path} does not exist",
-                remedy=f"Prepare this host with the role cvmfs.publishing.release_manager, with {fqrn} in cvmfs_repositories.",
+                remedy=f"Run role cvmfs.publishing.release_manager on this host, with {fqrn} in cvmfs_repositories.",
             ) from None
         except (KeyError, ValueError) as error:
-            raise PublishingError(f"{path} is damaged: {error}", remedy="Run the role cvmfs.publishing.release_manager again.") from None
+            raise PublishingError(
+                f"{path} is damaged: {error}", remedy="Run the role cvmfs.publishing.release_manager again."
+            ) from None
 
     def container(self, sources=()):
         """Return the container that sees `sources`, paths on this host, below /source."""
         names = ("server.conf", "client.conf")
-        files = [Mount(os.path.join(self.config_dir, name), f"{CONFIGURATION_DIR}/{self.fqrn}/{name}") for name in names]
+        files = [
+            Mount(os.path.join(self.config_dir, name), f"{CONFIGURATION_DIR}/{self.fqrn}/{name}") for name in names
+        ]
         return self._with_public_key().with_mounts([*files, *(Mount(path, SOURCE_DIR + path) for path in sources)])
 
-    def public_key(self):
-        """Return the public half of the master key, as PEM."""
+    def published(self):
+        """Return the repository as everybody can read it, for one look.
+
+        It remembers what it has read. PublishingError.
+        """
         with open(self._public_key_path, encoding="ascii") as stream:
-            return stream.read()
+            return Repository(self.stratum0_url, [stream.read()], fqrn=self.fqrn)
+
+    def settings(self):
+        """Return what server.conf says, by key."""
+        with open(os.path.join(self.config_dir, "server.conf"), encoding="utf-8") as stream:
+            lines = [line.strip().partition("=") for line in stream if line.strip() and not line.startswith("#")]
+        return {key: " ".join(shlex.split(value)) for key, _separator, value in lines}
 
     @property
     def _public_key_path(self):
@@ -105,7 +122,8 @@ class ReleaseManager:
     def server_once(self, *, sources=(), extra_secrets=None, without_configuration=False):
         """Return ``cvmfs_server`` in a container of its own for each call.
 
-        `extra_secrets` are shown to it besides the usual ones. `without_configuration` is for ``mkfs``, which writes its own.
+        `extra_secrets` are shown to it besides the usual ones. `without_configuration` is for ``mkfs``, which writes
+        its own.
         """
         container = self.container(sources)
         if without_configuration:
@@ -117,6 +135,17 @@ class ReleaseManager:
 
         return self._server(execute)
 
+    @contextlib.contextmanager
+    def masterkey(self, value):
+        """Show the master key to containers for as long as it is needed. Yields the secrets to add to a container's."""
+        # A name of its own each time: two runs at once do not take each other's key away.
+        name = f"cvmfs-{self.fqrn}-masterkey-{secrets.token_hex(6)}"
+        self.engine.create_secret(name=name, value=value)
+        try:
+            yield {f"keys/{self.fqrn}.masterkey": name}
+        finally:
+            self.engine.remove_secret(name=name)
+
     def open_transaction(self):
         """Return the public description of the transaction that is open in the running container, or None."""
         state = self.engine.inspect(name=self.template.name)
@@ -125,13 +154,34 @@ class ReleaseManager:
         found = [item for item in self.server().list() if item["repository"] == self.fqrn]
         return found[0].get("transaction") if found else None
 
+    def refuse_strangers(self, current):
+        """Raise PublishingError if there is a `current` transaction: it is somebody else's to publish or to abort."""
+        if current is not None:
+            raise PublishingError(
+                f"Transaction {current['id']} is open on {self.fqrn}, in container {self.template.name}",
+                remedy="It is not this task's. Let it end, or abort it with the playbook cvmfs.publishing.abort.",
+            )
+
     def ensure_container(self, *, container):
-        """Start the container, in place of one that is different; return the differences there were. It must be idle."""
+        """Start the container, in place of one that is different.
+
+        Return the differences there were. It must be idle.
+        """
         differences = self.engine.compare(container=container)
         if differences:
             self.engine.remove(name=container.name)
             self.engine.start(container=container)
         return differences
+
+    def has_container(self):
+        """Whether there is a container, running or not."""
+        return self.engine.inspect(name=self.template.name) is not None
+
+    def unseen(self, sources):
+        """Return those of `sources` that the container does not see."""
+        mounts = self.engine.inspect(name=self.template.name)["Mounts"]
+        seen = {mount["Destination"] for mount in mounts}
+        return [path for path in sources if not any(_is_below(SOURCE_DIR + path, target) for target in seen)]
 
     def remove_container(self):
         """Remove the container, and return whether there was one."""
@@ -148,9 +198,15 @@ def default_config_dir():
     return os.path.expanduser("~/.config/cvmfs-publishing")
 
 
+def _is_below(path, directory):
+    return path == directory or path.startswith(directory + "/")
+
+
 def source_path(path):
     """Return the absolute path of a source on this host. PublishingError if it is not there."""
     path = os.path.realpath(path)
     if not os.path.exists(path):
-        raise PublishingError(f"The source {path} does not exist on this host", remedy="Give a directory or a tar file.")
+        raise PublishingError(
+            f"The source {path} does not exist on this host", remedy="Give a directory or a tar file."
+        )
     return path

@@ -1,12 +1,12 @@
-# -*- coding: utf-8 -*-
 # Copyright: (c) 2026, the cvmfs.publishing authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Verify the two RSA signatures that CernVM-FS has, with nothing but the standard library. Private to the collection.
 
-Verification needs no secret, only one modular exponentiation. Done here it works on hosts without a cryptography package, and on
-those whose system-wide policy refuses SHA-1 signatures, which CernVM-FS manifests have. It also shares no code with the publisher.
+Verification needs no secret, only one modular exponentiation. Done here it works on hosts without a cryptography
+package, and on those whose system-wide policy refuses SHA-1 signatures, which CernVM-FS manifests have. It also shares
+no code with the publisher.
 """
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# -*- coding: utf-8 -*-
 # Copyright: (c) 2026, the cvmfs.publishing authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -40,6 +39,9 @@ ARGUMENT_SPEC = {
 }
 
 _PROBE_PREFIX = ".cvmfs-preflight-"
+_CONDITIONAL = (
+    "Concurrent publishers would lose updates there. Use a service with conditional writes, such as Ceph RGW."
+)
 _REMEDIES = {
     "InvalidAccessKeyId": "The service does not know this access key: correct it, or create the user.",
     "SignatureDoesNotMatch": "Correct the secret key, and the region if the service cares for it.",
@@ -54,7 +56,10 @@ _REMEDIES = {
 
 
 def s3_errors(what):
-    """Turn boto3's exceptions into sentences that name endpoint and bucket. `what` is a format string over the bucket."""
+    """Turn boto3's exceptions into sentences that name endpoint and bucket.
+
+    `what` is a format string over the bucket.
+    """
 
     def decorate(method):
         @functools.wraps(method)
@@ -65,10 +70,14 @@ def s3_errors(what):
             except ClientError as error:
                 code = error.response.get("Error", {}).get("Code", "")
                 status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-                remedy = _REMEDIES.get(code) or _REMEDIES.get({403: "AccessDenied", 404: "NoSuchBucket"}.get(status, ""))
+                remedy = _REMEDIES.get(code) or _REMEDIES.get(
+                    {403: "AccessDenied", 404: "NoSuchBucket"}.get(status, "")
+                )
                 raise PublishingError(f"{doing}: {code or status}", remedy=remedy) from error
             except BotoCoreError as error:
-                raise PublishingError(f"{doing}: {error}", remedy="Is the service up, and the endpoint right?") from error
+                raise PublishingError(
+                    f"{doing}: {error}", remedy="Is the service up, and the endpoint right?"
+                ) from error
 
         return wrapper
 
@@ -96,7 +105,9 @@ class Bucket:
                 config=_config("virtual" if dns_buckets else "path"),
             )
         except ValueError as error:
-            raise PublishingError(f"The endpoint {endpoint} is no URL: {error}", remedy="It begins with http:// or https://.") from None
+            raise PublishingError(
+                f"The endpoint {endpoint} is no URL: {error}", remedy="It begins with http:// or https://."
+            ) from None
 
     @s3_errors("look at bucket {0.name}")
     def exists(self):
@@ -160,13 +171,28 @@ class Bucket:
 
     @property
     def public_policy(self):
-        """Everybody may read, and list: only who may list is told 404 for what does not exist, and clients want 404, not 403."""
+        """Everybody may read, and list.
+
+        Only who may list is told 404 for what does not exist, and clients want 404, not 403.
+        """
         arn = f"arn:aws:s3:::{self.name}"
         return {
             "Version": "2012-10-17",
             "Statement": [
-                {"Sid": "read", "Effect": "Allow", "Principal": {"AWS": ["*"]}, "Action": ["s3:GetObject"], "Resource": [f"{arn}/*"]},
-                {"Sid": "list", "Effect": "Allow", "Principal": {"AWS": ["*"]}, "Action": ["s3:ListBucket"], "Resource": [arn]},
+                {
+                    "Sid": "read",
+                    "Effect": "Allow",
+                    "Principal": {"AWS": ["*"]},
+                    "Action": ["s3:GetObject"],
+                    "Resource": [f"{arn}/*"],
+                },
+                {
+                    "Sid": "list",
+                    "Effect": "Allow",
+                    "Principal": {"AWS": ["*"]},
+                    "Action": ["s3:ListBucket"],
+                    "Resource": [arn],
+                },
             ],
         }
 
@@ -180,9 +206,11 @@ class Bucket:
 
     @s3_errors("probe bucket {0.name}")
     def preflight(self, *, public_read):
-        """Prove by trying, with objects that are removed again, what publishing relies on. PublishingError where it fails.
+        """Prove by trying, with objects that are removed again, what publishing relies on. PublishingError where it
+        fails.
 
-        Returns the form in which the endpoint wants the ETag of ``If-Match``: ``quoted``, as clients send it, or ``unquoted``.
+        Returns the form in which the endpoint wants the ETag of ``If-Match``: ``quoted``, as clients send it, or
+        ``unquoted``.
         """
         key = _PROBE_PREFIX + uuid.uuid4().hex
         try:
@@ -208,7 +236,7 @@ class Bucket:
             return form
         raise PublishingError(
             f"The endpoint {self.endpoint} refuses If-Match on PUT with the right ETag, quoted or not",
-            remedy="Publishing cannot be guarded there; use a service with conditional writes, such as Ceph RGW 16 or newer.",
+            remedy=_CONDITIONAL,
         )
 
     def _expect_refused(self, key, headers, condition, consequence):
@@ -220,7 +248,7 @@ class Bucket:
             raise
         raise PublishingError(
             f"The endpoint {self.endpoint} ignores {condition} on PUT and {consequence} in bucket {self.name}",
-            remedy="Concurrent publishers would lose updates there; use a service with conditional writes, such as Ceph RGW 16 or newer.",
+            remedy=_CONDITIONAL,
         )
 
     def _put(self, key, body, headers):
@@ -239,7 +267,10 @@ class Bucket:
     def _check_anonymous(self, key, public_read):
         facts = {
             "GET of an object": (self.anonymous("GET", key), 200 if public_read else 403),
-            "GET of an object that does not exist": (self.anonymous("GET", key + "-missing"), 404 if public_read else 403),
+            "GET of an object that does not exist": (
+                self.anonymous("GET", key + "-missing"),
+                404 if public_read else 403,
+            ),
             "PUT": (self.anonymous("PUT", key), 403),
         }
         for what, (status, expected) in facts.items():
@@ -251,6 +282,7 @@ class Bucket:
 
     def anonymous(self, method, key):
         """Return the status that somebody without credentials gets."""
+        # The scheme is that of the endpoint, which boto3 has accepted.
         request = urllib.request.Request(f"{self.url}/{key}", method=method, data=b"4" if method == "PUT" else None)
         try:
             with urllib.request.urlopen(request, timeout=30, context=self._context) as response:
@@ -258,7 +290,9 @@ class Bucket:
         except urllib.error.HTTPError as error:
             return error.code
         except OSError as error:
-            raise PublishingError(f"{self.url} cannot be read anonymously: {error}", remedy="Is it the right endpoint?") from None
+            raise PublishingError(
+                f"{self.url} cannot be read anonymously: {error}", remedy="Is it the right endpoint?"
+            ) from None
 
 
 def _is_refusal(error):
@@ -274,7 +308,9 @@ def _config(addressing_style):
     }
     try:
         # Trailing checksums, the default of newer releases, are more than some services understand.
-        return Config(request_checksum_calculation="when_required", response_checksum_validation="when_required", **options)
+        return Config(
+            request_checksum_calculation="when_required", response_checksum_validation="when_required", **options
+        )
     except TypeError:
         return Config(**options)
 

@@ -1,12 +1,12 @@
-# -*- coding: utf-8 -*-
 # Copyright: (c) 2026, the cvmfs.publishing authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Check every object of a repository, and compare its tree with a source. Private to the collection.
 
-Objects are read once: while an object's hash is checked, a digest of its decompressed content is kept, and the comparison needs
-only that. Reading and hashing are done in as many processes as there are processors, each with a few connections.
+Objects are read once: while an object's hash is checked, a digest of its decompressed content is kept, and the
+comparison needs only that. Reading and hashing are done in as many processes as there are processors, each with a few
+connections.
 """
 
 from __future__ import annotations
@@ -52,21 +52,21 @@ class Report:
     stored_bytes: int = 0
     content_bytes: int = 0
     compared: int = 0
-    differences: t.List[t.Tuple[bytes, str]] = dataclasses.field(default_factory=list)
+    differences: list[tuple[bytes, str]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
     """What to compare the tree below `base_dir` with: a directory or a tar file.
 
-    `mirror` says that the repository must have nothing there that the source has not. `owner` is None if owners do not matter, or
-    a function from the source's (uid, gid) to those that are expected.
+    `mirror` says that the repository must have nothing there that the source has not. `owner` is None if owners do not
+    matter, or a function from the source's (uid, gid) to those that are expected.
     """
 
     source: str
     base_dir: bytes = b""
     mirror: bool = True
-    owner: t.Optional[t.Callable[[int, int], t.Tuple[int, int]]] = None
+    owner: t.Optional[t.Callable[[int, int], tuple[int, int]]] = None
 
 
 class Verifier:
@@ -77,13 +77,16 @@ class Verifier:
         self._http_options = http_options
         self._repository = Repository(url, public_keys, fqrn=fqrn, **http_options)
         self._signed = bool(public_keys)
-        self._progress = progress or (lambda done, total, size: None)
+        self._progress = progress or (lambda *dummy: None)
         self._processes = processes or os.cpu_count() or 1
         self._entries: dict = {}
-        self._digests: t.Dict[str, bytes] = {}
+        self._digests: dict[str, bytes] = {}
 
     def verify(self, comparisons=()):
-        """Verify signatures, catalogs and objects, then compare; return a :class:`Report`. VerificationError, HttpError."""
+        """Verify signatures, catalogs and objects, then compare.
+
+        Return a :class:`Report`. VerificationError, HttpError.
+        """
         revision = self._repository.revision()
         report = Report(
             revision=revision.number,
@@ -122,7 +125,9 @@ class Verifier:
             child = self._repository.catalog(nested.printed_hash, nested.path)
             mountpoint, root = catalog.entries.get(nested.path), child.entries[nested.path]
             if nested.size and nested.size != child.size:
-                report.differences.append((nested.path, f"has a catalog of {child.size} bytes, and {nested.size} in its parent's"))
+                report.differences.append(
+                    (nested.path, f"has a catalog of {child.size} bytes, and {nested.size} in its parent's")
+                )
             if mountpoint is not None and _metadata(mountpoint) != _metadata(root):
                 report.differences.append((nested.path, "is described differently by its own catalog and its parent's"))
             children.append(self._check_catalog(child, report))
@@ -159,7 +164,7 @@ class Verifier:
         read = _read_directory if os.path.isdir(comparison.source) else _read_tar
         found = read(comparison, below, pool)
         differences = report.differences
-        groups: t.Dict[t.Any, list] = {}
+        groups: dict[t.Any, list] = {}
         for path, item in found.items():
             report.compared += 1
             entry = below.get(path)
@@ -171,7 +176,9 @@ class Verifier:
                 groups.setdefault((os.path.dirname(path), item.link), []).append(path)
         if comparison.mirror:
             implied = _parents(found)
-            differences += [(path, "is not in the source") for path in below if path not in found and path not in implied]
+            differences += [
+                (path, "is not in the source") for path in below if path not in found and path not in implied
+            ]
         differences += _hard_link_differences(below, found, groups)
 
     def _differences(self, entry, item, comparison):
@@ -199,7 +206,8 @@ class Verifier:
 
 @dataclasses.dataclass
 class _Item:
-    """A path as the source has it. `mtime` is in nanoseconds; `digests` are those of the entry's objects' content; files with the
+    """A path as the source has it. `mtime` is in nanoseconds; `digests` are those of the entry's objects' content;
+    files with the
     same `link` are one."""
 
     mode: int
@@ -245,8 +253,11 @@ def _item(status):
 
 
 def _read_tar(comparison, entries, dummy_pool):
-    """Return what is in a tar file, by its path in the repository. A later member of the same name replaces an earlier one."""
-    found: t.Dict[bytes, _Item] = {}
+    """Return what is in a tar file, by its path in the repository.
+
+    A later member of the same name replaces an earlier one.
+    """
+    found: dict[bytes, _Item] = {}
     try:
         with tarfile.open(comparison.source, "r|*", errors="surrogateescape") as archive:
             for member in archive:
@@ -260,14 +271,22 @@ def _read_tar(comparison, entries, dummy_pool):
                     continue
                 found[name] = _tar_item(archive, member, entries.get(name))
     except (tarfile.TarError, EOFError, KeyError) as error:
-        raise PublishingError(f"{comparison.source} cannot be compared with: {error}", remedy="It must be a directory or a tar file.") from None
+        raise PublishingError(
+            f"{comparison.source} cannot be compared with: {error}", remedy="It must be a directory or a tar file."
+        ) from None
     if not comparison.base_dir:
         found.pop(b"", None)
     return found
 
 
 def _tar_item(archive, member, entry):
-    types = {"isdir": stat.S_IFDIR, "issym": stat.S_IFLNK, "isfifo": stat.S_IFIFO, "ischr": stat.S_IFCHR, "isblk": stat.S_IFBLK}
+    types = {
+        "isdir": stat.S_IFDIR,
+        "issym": stat.S_IFLNK,
+        "isfifo": stat.S_IFIFO,
+        "ischr": stat.S_IFCHR,
+        "isblk": stat.S_IFBLK,
+    }
     kind = next((mode for test, mode in types.items() if getattr(member, test)()), stat.S_IFREG)
     mode = 0o777 if kind == stat.S_IFLNK else member.mode & 0o7777
     item = _Item(kind | mode, member.uid, member.gid, _tar_mtime(member))
@@ -305,7 +324,10 @@ def _digest_batch(files):
 
 
 def _digests(stream, extents):
-    """Digest extents of a stream, which is read once and forwards: chunks follow each other, and a bulk object spans them all."""
+    """Digest extents of a stream, which is read once and forwards.
+
+    Chunks follow each other, and a bulk object spans them all.
+    """
     digests = [hashlib.sha256() for dummy in extents]
     position = 0
     while True:
@@ -321,7 +343,10 @@ def _digests(stream, extents):
 
 
 def _hard_link_differences(entries, found, groups):
-    """Compare hard links within each directory: the names that are one file in the source must be one in the repository."""
+    """Compare hard links within each directory.
+
+    The names that are one file in the source must be one in the repository.
+    """
     wanted = {}
     for members in groups.values():
         for path in members:
@@ -337,10 +362,15 @@ def _hard_link_differences(entries, found, groups):
 
 
 def _check_batch(url, http_options, batch):
-    """In a worker process: read and check objects. Returns (key, digest of the content, stored bytes, content bytes, problem)."""
+    """In a worker process: read and check objects.
+
+    Returns (key, digest of the content, stored bytes, content bytes, problem) for each.
+    """
     threads = min(_CONNECTIONS, len(batch))
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        parts = pool.map(lambda part: _check_part(url, http_options, part), (batch[first::threads] for first in range(threads)))
+        parts = pool.map(
+            lambda part: _check_part(url, http_options, part), (batch[first::threads] for first in range(threads))
+        )
         return [result for part in parts for result in part]
 
 
@@ -390,18 +420,20 @@ class ProgressLine:
     """Writes a line about a verification to a file every second, for people who wait. `path` may be None."""
 
     def __init__(self, path):
-        self._stream = open(path, "w", encoding="utf-8") if path else None
+        self._path = path
         self._begin = self._last = time.monotonic()
 
     def __call__(self, done, total, size):
         now = time.monotonic()
-        if self._stream is None or (now - self._last < 1 and done < total):
+        if self._path is None or (now - self._last < 1 and done < total):
             return
         self._last = now
         rate = done / max(now - self._begin, 0.001)
         left = (total - done) / rate if rate else 0
-        self._stream.write(f"verified {done:,} of {total:,} objects, {size / 1e6:,.0f} MB, {rate:,.0f} objects/s, {left:.0f} s left\n")
-        self._stream.flush()
+        with open(self._path, "a", encoding="utf-8") as stream:
+            stream.write(
+                f"Verifying: {done:,} of {total:,} objects  {size / 1e6:,.1f} MB  {rate:,.0f} objects/s  {left:.0f} s left\n"
+            )
 
 
 def describe(differences, limit=1000):

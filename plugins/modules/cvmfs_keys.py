@@ -1,5 +1,4 @@
 #!/usr/bin/python
-# -*- coding: utf-8 -*-
 # Copyright: (c) 2026, the cvmfs.publishing authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -12,9 +11,10 @@ module: cvmfs_keys
 short_description: Generate and keep the keys of a CernVM-FS repository
 version_added: 0.1.0
 description:
-  - Generates the master key, the repository key and the certificate of a repository, in a directory that is best on the controller.
-  - Keys exist, and can be backed up, before the repository is created. The master key leaves this directory only for the minute in
-    which a repository is created or its whitelist is signed.
+  - Generates the master key, the repository key and the certificate of a repository, in a directory that is best on
+    the controller.
+  - Keys exist, and can be backed up, before the repository is created. The master key leaves this directory only for
+    the minute in which a repository is created or its whitelist is signed.
   - An existing file is never overwritten.
 author:
   - The cvmfs.publishing authors (@cvmfs)
@@ -131,7 +131,7 @@ class Keys(PublishingModule):
             KeySet.read(paths).check(fqrn=self.fqrn)
 
     def _missing(self, present):
-        """Return the files to generate, or refuse where a new file would not fit to what clients and whitelists know."""
+        """Return the files to generate, or refuse where a new one would not fit to what clients and whitelists know."""
         if not present:
             return list(SUFFIXES)
         if {"pub", "key", "crt"} <= present:
@@ -141,7 +141,7 @@ class Keys(PublishingModule):
         lost = ", ".join(f"{self.fqrn}.{suffix}" for suffix in SUFFIXES if suffix not in present)
         raise PublishingError(
             f"The keys of {self.fqrn} in {self.params['directory']} are incomplete: there is no {lost}",
-            remedy="Restore them from the backup. If the repository does not exist yet, remove the remaining files instead.",
+            remedy="Restore them from the backup. If the repository does not exist yet, remove the others instead.",
         )
 
     @trigger_change

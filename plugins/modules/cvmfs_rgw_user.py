@@ -1,5 +1,4 @@
 #!/usr/bin/python
-# -*- coding: utf-8 -*-
 # Copyright: (c) 2026, the cvmfs.publishing authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -13,8 +12,8 @@ short_description: Create a user of Ceph's object gateway
 version_added: 0.1.0
 description:
   - Ensures that the Ceph Object Gateway (RGW) has a user, with a pair of S3 keys, by C(radosgw-admin).
-  - The gateway generates the keys, and the module returns them. C(radosgw-admin) takes keys only as arguments, which everybody on the
-    host can see, so given keys are not supported.
+  - The gateway generates the keys, and the module returns them. C(radosgw-admin) takes keys only as arguments, which
+    everybody on the host can see, so given keys are not supported.
   - As the result contains the secret key, use C(no_log=true) for the task.
 author:
   - The cvmfs.publishing authors (@cvmfs)
@@ -140,7 +139,11 @@ class RgwUser(PublishingModule):
 
     def _predicted(self, name):
         quota = self.params["quota_bytes"]
-        return {"state": "present", "display_name": name, "quota_bytes": self.before["quota_bytes"] if quota is None else quota}
+        return {
+            "state": "present",
+            "display_name": name,
+            "quota_bytes": self.before["quota_bytes"] if quota is None else quota,
+        }
 
     def _set_quota(self, quota):
         self._change("quota", "set", "--quota-scope=user", f"--max-size={quota if quota else -1}")

@@ -1,5 +1,4 @@
 #!/usr/bin/python
-# -*- coding: utf-8 -*-
 # Copyright: (c) 2026, the cvmfs.publishing authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -13,8 +12,8 @@ short_description: Create an S3 bucket for CernVM-FS repositories and prove that
 version_added: 0.1.0
 description:
   - Ensures that a bucket exists, that everybody can read it, and that only its owner can write to it.
-  - Proves with probe objects, which it removes again, that the service honours C(If-None-Match) and C(If-Match) on C(PUT), on which
-    concurrent release managers rely.
+  - Proves with probe objects, which it removes again, that the service honours C(If-None-Match) and C(If-Match) on
+    C(PUT), on which concurrent release managers rely.
 author:
   - The cvmfs.publishing authors (@cvmfs)
 extends_documentation_fragment:
@@ -51,7 +50,8 @@ options:
   placement:
     description:
       - The placement target of a new bucket, in the form of the service's C(LocationConstraint).
-      - With Ceph RGW, V(:indexless) and a zone with that target make writing considerably faster, as nobody ever lists the bucket.
+      - With Ceph RGW, V(:indexless) and a zone with that target make writing considerably faster, as nobody ever lists
+        the bucket.
     type: str
   preflight:
     description:
@@ -179,7 +179,9 @@ class S3Bucket(PublishingModule):
     @skip_if_check_mode
     def _preflight(self):
         form = self.bucket.preflight(public_read=self.params["public_read"])
-        self.result["preflight"] = dict(conditional_writes=True, etag_form=form, anonymous_read=self.params["public_read"])
+        self.result["preflight"] = dict(
+            conditional_writes=True, etag_form=form, anonymous_read=self.params["public_read"]
+        )
 
 
 def _normal(policy):

@@ -1,5 +1,4 @@
 #!/usr/bin/python
-# -*- coding: utf-8 -*-
 # Copyright: (c) 2026, the cvmfs.publishing authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -12,12 +11,12 @@ module: cvmfs_secret
 short_description: Give a release manager's host a key or a credential
 version_added: 0.1.0
 description:
-  - Hands a secret to the container engine of a release manager's host, which shows it to containers as a file that only their root
-    can read.
-  - podman gets it on standard input and keeps it. docker has secrets only in a swarm, so there the secret is a file in a directory on
-    a tmpfs, which is empty after a reboot.
-  - The secret is never in an argument, in the environment, or in a file of the host outside the engine. For that, Ansible must not
-    write the module's own arguments to the host's disk either - set C(ansible_pipelining=true).
+  - Hands a secret to the container engine of a release manager's host, which shows it to containers as a file that
+    only their root can read.
+  - podman gets it on standard input and keeps it. docker has secrets only in a swarm, so there the secret is a file in
+    a directory on a tmpfs, which is empty after a reboot.
+  - The secret is never in an argument, in the environment, or in a file of the host outside the engine. For that,
+    Ansible must not write the module's own arguments to the host's disk either - set C(ansible_pipelining=true).
 author:
   - The cvmfs.publishing authors (@cvmfs)
 requirements:
@@ -62,8 +61,8 @@ options:
     default: []
   state:
     description:
-      - V(present) ensures that the engine has the secret with this value. Its full name ends in a short hash of the value, so a
-        container that still runs with an old value keeps it.
+      - V(present) ensures that the engine has the secret with this value. Its full name ends in a short hash of the
+        value, so a container that still runs with an old value keeps it.
       - V(absent) removes the secrets of the repository but for those to O(keep).
     type: str
     choices: [present, absent]
@@ -115,8 +114,11 @@ _DIGITS = 12  # of the hash: enough to tell values apart, too few to search for 
 
 
 def full_name(repository, name, value):
-    """Return the engine's name of a secret. Equal names have equal values, so a secret never has to be read to be compared."""
-    digest = hmac.new(f"{repository} {name}".encode("utf-8"), value.encode("utf-8"), hashlib.sha256).hexdigest()
+    """Return the engine's name of a secret.
+
+    Equal names have equal values, so a secret never has to be read to be compared.
+    """
+    digest = hmac.new(f"{repository} {name}".encode(), value.encode(), hashlib.sha256).hexdigest()
     return f"cvmfs-{repository}-{name}-{digest[:_DIGITS]}"
 
 

@@ -1,0 +1,209 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the cvmfs.publishing authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: cvmfs_repository_info
+short_description: Say what a CernVM-FS repository is like, as everybody can see it
+version_added: 0.1.0
+description:
+  - Reads manifest, whitelist, tags and counters of a repository over anonymous HTTP. It works on any host, and with
+    any repository.
+author:
+  - The cvmfs.publishing authors (@cvmfs)
+extends_documentation_fragment:
+  - cvmfs.publishing.attributes
+  - cvmfs.publishing.attributes.info
+  - cvmfs.publishing.attributes.action_group
+options:
+  url:
+    description:
+      - The URL of the repository, which ends with its name.
+    type: str
+    required: true
+  repository:
+    description:
+      - The fully qualified name that the repository must have.
+    type: str
+    aliases: [fqrn]
+  public_keys:
+    description:
+      - The public halves of master keys, in PEM form. With them, the signatures are verified, and it is an error if
+        they are wrong.
+    type: list
+    elements: str
+    default: []
+  ca_path:
+    description:
+      - A file with the certificate authorities that may have signed the server's certificate, in PEM form.
+    type: path
+  validate_certs:
+    description:
+      - Whether to check the server's certificate.
+    type: bool
+    default: true
+seealso:
+  - module: cvmfs.publishing.cvmfs_verify
+"""
+
+EXAMPLES = r"""
+- name: Look at a repository
+  cvmfs.publishing.cvmfs_repository_info:
+    url: http://cvmfs-stratum-one.example.org/cvmfs/software.example.org
+    public_keys: ["{{ lookup('ansible.builtin.file', 'software.example.org.pub') }}"]
+  register: software
+
+- name: Warn before the whitelist expires
+  ansible.builtin.assert:
+    that: software.whitelist.days_left > 7
+"""
+
+RETURN = r"""
+repository:
+  description: The name of the repository.
+  returned: success
+  type: str
+revision:
+  description: The newest revision.
+  returned: success
+  type: int
+root_hash:
+  description: The hash of the root catalog.
+  returned: success
+  type: str
+published:
+  description: When the revision was published.
+  returned: success
+  type: str
+  sample: "2026-11-24T18:00:00+00:00"
+verified:
+  description: Whether the signatures were verified.
+  returned: success
+  type: bool
+whitelist:
+  description: The whitelist.
+  returned: success
+  type: dict
+  contains:
+    expires:
+      description: Until when it is valid.
+      type: str
+    days_left:
+      description: How many days these are; negative if it has expired.
+      type: float
+    expired:
+      description: Whether clients refuse the repository.
+      type: bool
+    fingerprints:
+      description: The hashes of the certificates that may sign.
+      type: list
+      elements: str
+tags:
+  description: The named snapshots, newest first.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The name.
+      type: str
+    revision:
+      description: The number of the revision.
+      type: int
+    root_hash:
+      description: The hash of the root catalog.
+      type: str
+    timestamp:
+      description: When the revision was published, in seconds since the epoch.
+      type: int
+    size:
+      description: The size of the root catalog in bytes.
+      type: int
+    description:
+      description: The description.
+      type: str
+counters:
+  description: What the newest revision consists of, with all nested catalogs.
+  returned: success
+  type: dict
+  contains:
+    regular:
+      description: Regular files.
+      type: int
+    symlink:
+      description: Symbolic links.
+      type: int
+    dir:
+      description: Directories.
+      type: int
+    nested:
+      description: Nested catalogs.
+      type: int
+    file_size:
+      description: Bytes in regular files.
+      type: int
+ttl:
+  description: For how many seconds clients take the revision for the newest.
+  returned: success
+  type: int
+garbage_collectable:
+  description: Whether old revisions can be removed.
+  returned: success
+  type: bool
+"""
+
+import contextlib
+import datetime
+
+from ansible_collections.cvmfs.publishing.plugins.module_utils._manifest import WhitelistExpired
+from ansible_collections.cvmfs.publishing.plugins.module_utils._module import PublishingModule
+from ansible_collections.cvmfs.publishing.plugins.module_utils._reader import Repository, timestamp
+
+
+class RepositoryInfo(PublishingModule):
+    argument_spec = dict(
+        url=dict(type="str", required=True),
+        repository=dict(type="str", aliases=["fqrn"]),
+        public_keys=dict(type="list", elements="str", default=[], no_log=False),
+        ca_path=dict(type="path"),
+        validate_certs=dict(type="bool", default=True),
+    )
+
+    def execute(self):
+        options = {name: self.params[name] for name in ("ca_path", "validate_certs")}
+        repository = Repository(
+            self.params["url"], self.params["public_keys"], fqrn=self.params["repository"], **options
+        )
+        with contextlib.suppress(WhitelistExpired):  # that is one of the facts
+            repository.revision()
+        manifest, whitelist = repository.manifest(), repository.whitelist()
+        left = whitelist.expires - datetime.datetime.now(datetime.timezone.utc)
+        self.result.update(
+            repository=manifest.repository,
+            revision=manifest.revision,
+            root_hash=manifest.root_hash,
+            published=timestamp(manifest.published),
+            verified=bool(self.params["public_keys"]),
+            ttl=manifest.ttl,
+            garbage_collectable=manifest.garbage_collectable,
+            tags=repository.tags(),
+            counters=repository.catalog(manifest.root_hash).totals(),
+            whitelist=dict(
+                expires=whitelist.expires.isoformat(),
+                days_left=round(left / datetime.timedelta(days=1), 2),
+                expired=whitelist.is_expired(),
+                fingerprints=list(whitelist.fingerprints),
+            ),
+        )
+
+
+def main():
+    RepositoryInfo.main()
+
+
+if __name__ == "__main__":
+    main()

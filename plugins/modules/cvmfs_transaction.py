@@ -1,0 +1,172 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the cvmfs.publishing authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: cvmfs_transaction
+short_description: Open or abort a transaction on a CernVM-FS repository
+version_added: 0.1.0
+description:
+  - Opens a transaction in a release-manager container, which is started for it, or aborts one.
+  - A transaction is known by its ID. One that somebody else has opened is never joined, published or aborted.
+author:
+  - The cvmfs.publishing authors (@cvmfs)
+extends_documentation_fragment:
+  - cvmfs.publishing.release_manager
+  - cvmfs.publishing.attributes
+  - cvmfs.publishing.attributes.action_group
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+options:
+  state:
+    description:
+      - V(open) opens a transaction. If the one with O(id) is open already, it is left as it is.
+      - V(aborted) drops the transaction with O(id), and removes its container.
+    type: str
+    choices: [open, aborted]
+    default: open
+  id:
+    description:
+      - The ID of a transaction that was opened before.
+    type: str
+  sources:
+    description:
+      - Directories and tar files of the host that the transaction's container sees, so that they can be published.
+    type: list
+    elements: path
+    default: []
+  retry_timeout:
+    description:
+      - For how many seconds to wait for the end of somebody else's transaction. 0 is for ever.
+      - By default it is an error if there is one.
+    type: int
+  force:
+    description:
+      - With O(state=aborted), drops whichever transaction is open, also one that was opened on another host.
+    type: bool
+    default: false
+seealso:
+  - module: cvmfs.publishing.cvmfs_publish
+"""
+
+EXAMPLES = r"""
+- name: Open a transaction
+  cvmfs.publishing.cvmfs_transaction:
+    repository: software.example.org
+    sources: [/build/release]
+  register: opened
+
+- name: Abort it again
+  cvmfs.publishing.cvmfs_transaction:
+    repository: software.example.org
+    state: aborted
+    id: "{{ opened.transaction.id }}"
+"""
+
+RETURN = r"""
+transaction:
+  description: The open transaction.
+  returned: O(state=open), but not in check mode
+  type: dict
+  contains:
+    id:
+      description: What it is known by.
+      type: str
+  sample:
+    id: 5e0fd6c1-4a3f-4a39-9c56-0a7cf0cbbd4b
+"""
+
+from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError
+from ansible_collections.cvmfs.publishing.plugins.module_utils._module import (
+    PublishingModule,
+    skip_if_check_mode,
+    trigger_change,
+)
+from ansible_collections.cvmfs.publishing.plugins.module_utils._release_manager import (
+    ARGUMENT_SPEC,
+    ReleaseManager,
+    source_path,
+)
+
+
+class Transaction(PublishingModule):
+    argument_spec = dict(
+        state=dict(type="str", choices=["open", "aborted"], default="open"),
+        id=dict(type="str"),
+        sources=dict(type="list", elements="path", default=[]),
+        retry_timeout=dict(type="int"),
+        force=dict(type="bool", default=False),
+        **ARGUMENT_SPEC,
+    )
+
+    def execute(self):
+        self.release_manager = ReleaseManager.of_params(self.params)
+        if self.params["state"] == "aborted" and not self.params["id"] and not self.params["force"]:
+            raise PublishingError(
+                "Which transaction to abort is not said", remedy="Give its id, or force: true for whichever is open."
+            )
+        current = self.release_manager.open_transaction()
+        self.before = {"transaction": current}
+        if self.params["state"] == "open":
+            self._ensure_open(current)
+        else:
+            self._ensure_aborted(current)
+
+    def _ensure_open(self, current):
+        if current is not None and current["id"] == self.params["id"]:
+            self.result["transaction"] = current
+        else:
+            self.release_manager.refuse_strangers(current)
+            self._open()
+        self.after = {"transaction": self.result.get("transaction", "open")}
+
+    @trigger_change
+    @skip_if_check_mode
+    def _open(self):
+        sources = [source_path(path) for path in self.params["sources"]]
+        self.release_manager.ensure_container(container=self.release_manager.container(sources))
+        try:
+            opened = self.release_manager.server().transaction(retry_timeout=self.params["retry_timeout"])
+        except BaseException:
+            self.release_manager.remove_container()
+            raise
+        self.result["transaction"] = opened
+
+    def _ensure_aborted(self, current):
+        ours = current is not None and (self.params["force"] or current["id"] == self.params["id"])
+        self.after = {"transaction": None if ours else current}
+        if ours or self.params["force"]:
+            self._abort(current)
+        elif current is None and self.release_manager.has_container():
+            self._remove_container()
+
+    @trigger_change
+    @skip_if_check_mode
+    def _abort(self, current):
+        try:
+            if current is not None:
+                self.release_manager.server().abort(transaction_id=current["id"])
+            else:
+                self.release_manager.server_once().abort(force=True)
+        finally:
+            self.release_manager.remove_container()
+
+    @trigger_change
+    @skip_if_check_mode
+    def _remove_container(self):
+        self.release_manager.remove_container()
+
+
+def main():
+    Transaction.main()
+
+
+if __name__ == "__main__":
+    main()
