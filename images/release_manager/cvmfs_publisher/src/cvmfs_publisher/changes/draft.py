@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The next revision's tree while changes are applied to it, and the report of what they did."""
+
+from __future__ import annotations
+
+import stat
+import threading
+from collections.abc import Callable, Sequence
+
+from ..catalog import DirectoryEntry, WritableCatalogTree
+from ..content import (
+    BytesSource,
+    Compression,
+    ContentHash,
+    ContentPipeline,
+    ContentResult,
+    ContentSource,
+    fetch_object,
+)
+from ..errors import SourceError, UsageError
+from ..paths import display, is_below, join
+from ..paths import name as name_of
+from .change_set import Owner
+from .dirtab import DIRTAB, Dirtab
+from .entry import DIRECTORY_SIZE, FileContent, SourceEntry
+from .options import ApplyOptions
+from .report import ChangeReport
+
+VIRTUAL_DIRECTORY = b".cvmfs"
+"""What CernVM-FS itself makes in the root, with ``CVMFS_VIRTUAL_DIR``; no publish may touch it."""
+
+UNREAD = FileContent(ContentHash(bytes(20)), (), Compression.ZLIB)
+"""Stands for the content of files in a dry run."""
+
+ContentDone = Callable[[ContentResult], None]
+"""What goes through the pipeline along with each content."""
+
+_POLL = 0.1
+"""Seconds between two looks for errors while content is waited for."""
+
+
+class Contents:
+    """Hands content to the pipeline, and what became of it to whoever submitted it."""
+
+    def __init__(self, pipeline: ContentPipeline[ContentDone], report: ChangeReport) -> None:
+        self._pipeline = pipeline
+        self._report = report
+
+    def submit(self, source: ContentSource, done: Callable[[FileContent], None]) -> None:
+        """Take content; `done` is called later, at the latest by `drain`, in the thread that calls these methods."""
+
+        def take(result: ContentResult) -> None:
+            self._report.files += 1
+            self._report.bytes += result.size
+            self._report.new_objects += result.new_objects
+            self._report.uploaded_bytes += result.uploaded_bytes
+            done(FileContent(result.hash, result.chunks, result.compression))
+
+        self._pipeline.submit(source, take)
+        for result, then in self._pipeline.completed():
+            then(result)
+
+    def wait(self, event: threading.Event) -> None:
+        """Return when `event` is set.
+
+        :raises PublisherError: when content could not be read or stored
+        """
+        while not event.wait(_POLL):
+            for result, then in self._pipeline.completed():
+                then(result)
+
+    def drain(self) -> None:
+        """Return when all content has been taken.
+
+        :raises PublisherError: when content could not be read or stored
+        """
+        for result, then in self._pipeline.drain():
+            then(result)
+
+
+class Draft:
+    """The tree, and what belongs to it while changes are made.
+
+    :param tree: the next revision
+    :param pipeline: where content goes; None for a dry run, which leaves content unread
+    """
+
+    def __init__(
+        self,
+        tree: WritableCatalogTree,
+        pipeline: ContentPipeline[ContentDone] | None,
+        options: ApplyOptions,
+    ) -> None:
+        self.tree = tree
+        self.options = options
+        self.report = ChangeReport.empty(options.max_paths)
+        self.contents = Contents(pipeline, self.report) if pipeline is not None else None
+        self.dirtab = Dirtab((), ())
+
+    def load_dirtab(self, content: ContentSource | FileContent | None) -> None:
+        """Take a new ``.cvmfsdirtab`` into account; None if it is not known because this is a dry run.
+
+        :raises SourceError: when it has a line that is no rule
+        """
+        if content is None or content is UNREAD:
+            self.report.warnings.append("The archive's .cvmfsdirtab is not considered in a dry run")
+            return
+        if isinstance(content, FileContent):
+            if content.hash is None:
+                raise SourceError(f"/{display(DIRTAB)} is too large", remedy="Shorten it to a few kilobytes")
+            text = fetch_object(self.options.store, content.hash, content.compression)
+        else:
+            text = _read(content)
+        self.dirtab = Dirtab.parse(text)
+
+    def made_up(self, path: bytes, mode: int, owner: Owner | None = None) -> SourceEntry:
+        """Return an entry that no source has.
+
+        :param mode: type and permission bits; a file is empty
+        :param owner: by default the repository's
+        """
+        owner = owner or self.options.owner
+        is_directory = stat.S_ISDIR(mode)
+        return SourceEntry(
+            name=name_of(path),
+            mode=mode,
+            uid=owner.uid,
+            gid=owner.gid,
+            size=DIRECTORY_SIZE if is_directory else 0,
+            mtime=self.options.timestamp,
+            mtime_ns=0,
+            content=None if is_directory else BytesSource(b"", display(path)),
+        )
+
+    def is_same(self, published: DirectoryEntry, entry: SourceEntry) -> bool:
+        """Say whether the attributes of a path in the tree are those in the source; content does not count."""
+        return (
+            published.mtime == entry.mtime
+            and published.mode == entry.mode
+            and published.uid == entry.uid
+            and published.gid == entry.gid
+            and (published.size == entry.size or entry.is_directory)
+            and published.symlink == entry.symlink
+            and (published.mtime_ns == entry.mtime_ns or not self.options.mtime_ns)
+            and (published.xattrs == entry.xattrs or not self.options.include_xattrs)
+        )
+
+    def to_published(self, entry: SourceEntry, content: FileContent | None = None) -> DirectoryEntry:
+        """Return the catalog's form of an entry."""
+        return DirectoryEntry(
+            name=entry.name,
+            mode=entry.mode,
+            uid=entry.uid,
+            gid=entry.gid,
+            size=entry.size,
+            mtime=entry.mtime,
+            mtime_ns=entry.mtime_ns if self.options.mtime_ns else None,
+            symlink=entry.symlink,
+            xattrs=entry.xattrs,
+            hash=content.hash if content else None,
+            chunks=content.chunks if content else (),
+            compression=content.compression if content else Compression.ZLIB,
+        )
+
+    def remove(self, path: bytes, entry: DirectoryEntry) -> None:
+        """Remove a path with all that is below it, and report that."""
+        self.report.removed.add(path)
+        if entry.is_directory:
+            self.report_removed_content(path)
+        self.tree.remove(path)
+
+    def report_removed_content(self, directory: bytes) -> None:
+        """Report that all that is below a directory is removed, looking at no more of it than can be named."""
+        removed = self.report.removed
+        pending = [directory]
+        while pending:
+            path = pending.pop()
+            for entry in self.tree.listing(path):
+                child = join(path, entry.name)
+                removed.add(child)
+                if entry.is_nested_mountpoint and removed.is_truncated:
+                    # A nested catalog counts its root, which is counted here already.
+                    counters = self.tree.catalog(child).statistics().total
+                    removed.add_unnamed(counters.entries - counters.nested - 1)
+                elif entry.is_directory and not entry.is_bind_mountpoint:
+                    pending.append(child)
+
+    def count_done(self, entries: Sequence[SourceEntry]) -> None:
+        """Count files as done that the pipeline is not given, all of them names of one file."""
+        if self.options.progress is not None and entries and entries[0].is_regular:
+            self.options.progress.add(files=len(entries), bytes=len(entries) * entries[0].size)
+
+
+def content_of(entry: DirectoryEntry) -> FileContent:
+    """Return what a catalog says about the content of a file."""
+    return FileContent(entry.hash, entry.chunks, entry.compression)
+
+
+def refuse_virtual(path: bytes) -> None:
+    """Refuse to touch what is not a publisher's.
+
+    :raises UsageError: when `path` is there
+    """
+    if is_below(path, VIRTUAL_DIRECTORY):
+        raise UsageError(
+            f"/{display(path)} belongs to CernVM-FS itself and cannot be changed",
+            remedy=f"Leave /{display(VIRTUAL_DIRECTORY)} out of what is published",
+        )
+
+
+def _read(source: ContentSource) -> bytes:
+    reader = source.open()
+    try:
+        text = bytearray()
+        buffer = memoryview(bytearray(1 << 16))
+        while count := reader.readinto(buffer):
+            text += buffer[:count]
+        return bytes(text)
+    finally:
+        reader.close()

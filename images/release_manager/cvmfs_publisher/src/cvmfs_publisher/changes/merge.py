@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bring the content of a source into a tree, directory by directory.
+
+As rsync does, a merge replaces files and symlinks by directories of the same name, and empty directories by files; a
+directory with something in it is not replaced, but refused. Attributes of directories are always those of the source.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable, Mapping
+
+from ..catalog import MARKER, DirectoryEntry
+from ..content import BytesSource
+from ..errors import SourceError, UsageError
+from ..paths import ROOT, display, is_below, join
+from .change_set import Content, Mode
+from .dirtab import DIRTAB, Dirtab
+from .draft import UNREAD, VIRTUAL_DIRECTORY, Contents, Draft, content_of, refuse_virtual
+from .entry import FileContent, Listing, Source, SourceEntry
+
+_GRAFT_PREFIX = b".cvmfsgraft-"
+
+
+class Merge:
+    """Applies one change to a draft.
+
+    :param draft: the tree
+    :param change: where the source goes, and how
+    :param label: names the source in messages
+    """
+
+    def __init__(self, draft: Draft, change: Content, label: str) -> None:
+        self._draft = draft
+        self._tree = draft.tree
+        self._report = draft.report
+        self._base_dir = change.base_dir
+        self._is_mirror = change.mode is Mode.MIRROR
+        self._owner = change.owner or draft.options.owner
+        self._change = change
+        self._label = label
+        self._published: set[bytes] = set()
+        """Directories that were in the tree before, and are still to come."""
+
+    def run(self, source: Source) -> None:
+        """Bring in the whole source.
+
+        :raises SourceError: when the source cannot be read or changes, or has something that cannot be published
+        :raises UsageError: when something in the repository is in the way
+        """
+        refuse_virtual(self._base_dir)
+        self._make_base(source.root())
+        for listing in source.listings():
+            if listing.path == ROOT and not listing.entries:
+                self._refuse_to_empty_base()
+            self._put_listing(listing)
+        if self._draft.contents is not None:
+            self._draft.contents.drain()
+        source.verify()
+
+    # Directories
+
+    def _make_base(self, root: SourceEntry) -> None:
+        """Make the base directory, with its parents, or give it the attributes of the source's root."""
+        components = self._base_dir.split(b"/")
+        for depth in range(1, len(components)):
+            path = b"/".join(components[:depth])
+            published = self._tree.entry(path)
+            if published is None:
+                self._put_directory(path, self._draft.made_up(path, stat.S_IFDIR | 0o755, self._owner), None)
+            elif not published.is_directory:
+                raise _not_a_directory(path)
+        published = self._tree.entry(self._base_dir)
+        if published is not None and not published.is_directory:
+            raise _not_a_directory(self._base_dir)
+        self._put_directory(self._base_dir, root, published)
+
+    def _put_listing(self, listing: Listing) -> None:
+        """Make a directory of the tree what the source's is."""
+        path = join(self._base_dir, listing.path) if listing.path else self._base_dir
+        published: dict[bytes, DirectoryEntry] = {}
+        if path in self._published:
+            self._published.remove(path)
+            published = {entry.name: entry for entry in self._tree.listing(path)}
+        entries = {entry.name: entry for entry in listing.entries}
+        if path == ROOT:
+            self._prepare_root(entries, published)
+        self._mark_nested(path, entries, published)
+        if self._is_mirror:
+            for name, old in published.items():
+                if name not in entries:
+                    self._draft.remove(join(path, name), old)
+
+        groups = _link_groups(published.values())
+        links: dict[object, list[SourceEntry]] = {}
+        for entry in entries.values():
+            if entry.name.startswith(_GRAFT_PREFIX):
+                raise _graft(join(path, entry.name))
+            if entry.is_directory:
+                self._put_directory(join(path, entry.name), entry, published.get(entry.name))
+            elif entry.link_group is None:
+                self._put_file(path, [entry], published, groups)
+            else:
+                links.setdefault(entry.link_group, []).append(entry)
+        for names in links.values():
+            self._put_file(path, names, published, groups)
+
+    def _put_directory(self, path: bytes, entry: SourceEntry, published: DirectoryEntry | None) -> None:
+        if published is None:
+            self._tree.add(path, self._draft.to_published(entry))
+            self._report.added.add(path)
+        elif published.is_directory:
+            self._published.add(path)
+            if not entry.implied and not self._draft.is_same(published, entry):
+                self._tree.touch(path, self._draft.to_published(entry))
+                self._report.modified.add(path)
+        elif entry.implied and not self._is_mirror:
+            raise _not_a_directory(path)
+        else:
+            self._tree.replace(path, self._draft.to_published(entry))
+            self._report.modified.add(path)
+
+    def _prepare_root(self, entries: Mapping[bytes, SourceEntry], published: dict[bytes, DirectoryEntry]) -> None:
+        """Do what only concerns the repository's root."""
+        if VIRTUAL_DIRECTORY in entries:
+            refuse_virtual(VIRTUAL_DIRECTORY)
+        published.pop(VIRTUAL_DIRECTORY, None)  # a mirror leaves it alone
+        if DIRTAB in entries and entries[DIRTAB].is_regular:
+            self._draft.load_dirtab(entries[DIRTAB].content)
+        elif DIRTAB in entries or self._is_mirror:
+            self._draft.dirtab = Dirtab()
+
+    def _mark_nested(
+        self, path: bytes, entries: dict[bytes, SourceEntry], published: dict[bytes, DirectoryEntry]
+    ) -> None:
+        """See that a directory is a nested catalog if it should be one, before anything is put into it."""
+        if MARKER not in entries and (
+            (self._change.nested_catalog and path == self._base_dir) or self._draft.dirtab.covers(path)
+        ):
+            if MARKER in published:
+                del published[MARKER]  # a mirror leaves it alone
+            elif path != ROOT:
+                marker = join(path, MARKER)
+                entries[MARKER] = self._draft.made_up(marker, stat.S_IFREG | 0o644, self._owner)
+        if MARKER in entries and entries[MARKER].is_regular and MARKER not in published and path != ROOT:
+            self._tree.create_nested(path)
+
+    def _refuse_to_empty_base(self) -> None:
+        """Keep an empty source, most likely the wrong one, from removing what is published."""
+        if self._is_mirror and not self._change.allow_empty and any(self._tree.listing(self._base_dir)):
+            raise SourceError(
+                f"{self._label} is empty; mirroring it would empty /{display(self._base_dir)}",
+                remedy="See whether it is the right source. If so, use allow_empty",
+            )
+
+    # Files
+
+    def _put_file(
+        self,
+        directory: bytes,
+        links: list[SourceEntry],
+        published: Mapping[bytes, DirectoryEntry],
+        groups: Mapping[int, set[bytes]],
+    ) -> None:
+        """Make a file, symlink or special file of the tree what the source's is.
+
+        :param links: its names in the directory; their attributes and content are the same
+        :param published: what is in the tree's directory now
+        :param groups: the names of the hard links among that
+        """
+        draft = self._draft
+        entry = links[0]
+        old = [published.get(link.name) for link in links]
+        is_same = (
+            old[0] is not None
+            and all(item is not None and draft.is_same(item, entry) for item in old)
+            and groups.get(old[0].hardlink_group, {entry.name}) == {link.name for link in links}
+        )
+        contents = draft.contents
+        if is_same and (not entry.is_regular or contents is None or not draft.options.checksum):
+            if not isinstance(entry.content, FileContent):
+                draft.count_done(links)
+            return
+        for link, item in zip(links, old, strict=True):
+            if item is not None and item.is_directory:
+                self._refuse_to_empty(join(directory, link.name))
+
+        def store(content: FileContent | None) -> None:
+            if not (is_same and old[0] is not None and content == content_of(old[0])):
+                self._store_file(directory, links, old, draft.to_published(entry, content))
+
+        if not entry.is_regular:
+            store(None)
+        elif isinstance(entry.content, FileContent):
+            store(entry.content)
+        elif contents is None or entry.content is None:
+            draft.count_done(links)
+            store(UNREAD)
+        else:
+            draft.count_done(links[1:])
+            contents.submit(entry.content, store)
+
+    def _store_file(
+        self,
+        directory: bytes,
+        links: list[SourceEntry],
+        old: list[DirectoryEntry | None],
+        entry: DirectoryEntry,
+    ) -> None:
+        paths = [join(directory, link.name) for link in links]
+        for path, item in zip(paths, old, strict=True):
+            if item is None:
+                self._report.added.add(path)
+                continue
+            self._report.modified.add(path)
+            if item.is_directory:
+                self._draft.report_removed_content(path)
+            if len(links) > 1:
+                self._tree.remove(path)
+        if len(links) == 1 and old[0] is not None:
+            self._tree.replace(paths[0], entry)
+        else:
+            self._tree.add(paths[0], entry)
+        for path in paths[1:]:
+            self._tree.link(paths[0], path)
+
+    def _refuse_to_empty(self, path: bytes) -> None:
+        """Keep a file from replacing a directory with something in it, unless the source is mirrored."""
+        if not self._is_mirror and any(self._tree.listing(path)):
+            raise SourceError(
+                f"/{display(path)} is a directory with something in it, but a file in {self._label}",
+                remedy="Delete the directory in the same change set, before the content, or use mode mirror",
+            )
+
+
+class PublishedContents:
+    """Takes the content of an archive's files, but for those whose attributes are as published.
+
+    :param base_dir: where the archive goes
+    """
+
+    def __init__(self, draft: Draft, contents: Contents, base_dir: bytes) -> None:
+        self._draft = draft
+        self._base_dir = base_dir
+        base = draft.tree.entry(base_dir)
+        self._is_wanted_whole = base is None or not base.is_directory or draft.options.checksum
+        self.submit = contents.submit
+        self.wait = contents.wait
+        self.drain = contents.drain
+
+    def published(self, path: bytes, entry: SourceEntry) -> FileContent | None:
+        """Return the published content of a file whose attributes are as published."""
+        if self._is_wanted_whole:
+            return None
+        published = self._draft.tree.entry(join(self._base_dir, path))
+        if published is None or not self._draft.is_same(published, entry):
+            return None
+        self._draft.count_done([entry])
+        return content_of(published)
+
+
+def mark_nested_by_dirtab(draft: Draft) -> None:
+    """Turn those directories into nested catalogs that ``.cvmfsdirtab`` means, and no change went through."""
+    for rule in draft.dirtab.rules:
+        found = [ROOT]
+        for pattern in rule:
+            found = [
+                join(directory, entry.name)
+                for directory in found
+                for entry in draft.tree.listing(directory)
+                if entry.is_directory and not entry.is_bind_mountpoint and pattern.fullmatch(entry.name)
+            ]
+        for directory in found:
+            if draft.dirtab.covers(directory) and not is_below(directory, VIRTUAL_DIRECTORY):
+                _mark_nested(draft, join(directory, MARKER))
+    if draft.contents is not None:
+        draft.contents.drain()
+
+
+def _mark_nested(draft: Draft, marker: bytes) -> None:
+    if draft.tree.entry(marker) is not None:
+        return
+    entry = draft.made_up(marker, stat.S_IFREG | 0o644)
+
+    def store(content: FileContent) -> None:
+        draft.tree.add(marker, draft.to_published(entry, content))
+        draft.report.added.add(marker)
+
+    if draft.contents is None:
+        store(UNREAD)
+    else:
+        draft.contents.submit(BytesSource(b"", display(marker)), store)
+
+
+def _graft(path: bytes) -> SourceError:
+    return SourceError(
+        f"/{display(path)} describes a grafted file, and this publisher does not graft",
+        remedy="Publish the file itself, or graft with CernVM-FS's own cvmfs_server",
+    )
+
+
+def _link_groups(entries: Iterable[DirectoryEntry]) -> dict[int, set[bytes]]:
+    """Return the names of each group of hard links in a directory."""
+    groups: dict[int, set[bytes]] = {}
+    for entry in entries:
+        if entry.hardlink_group:
+            groups.setdefault(entry.hardlink_group, set()).add(entry.name)
+    return groups
+
+
+def _not_a_directory(path: bytes) -> UsageError:
+    return UsageError(
+        f"/{display(path)} is not a directory in the repository, and nothing can be put below it",
+        remedy="Publish elsewhere, or delete it in the same change set, before the content",
+    )

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How changes are applied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from ..progress import Progress
+from ..storage import ObjectStore
+from .change_set import Owner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplyOptions:
+    """How changes are applied.
+
+    :param owner: the repository's owner, to whom archives and newly made parent directories are given
+    :param timestamp: modification time of newly made parent directories, in seconds since the epoch
+    :param scratch_dir: room for a list of an archive's members
+    :param store: the repository, for reading a published ``.cvmfsdirtab``
+    :param checksum: read every file, also those whose attributes are as published
+    :param mtime_ns: publish and compare modification times with nanoseconds: ``CVMFS_ENABLE_MTIME_NS``
+    :param include_xattrs: publish and compare extended attributes: ``CVMFS_INCLUDE_XATTRS``
+    :param ignore_special_files: leave out fifos, sockets and device nodes: ``CVMFS_IGNORE_SPECIAL_FILES``
+    :param max_paths: how many paths of each kind the report names
+    :param standard_input: what the source ``-`` is read from
+    :param progress: told of files that are as published; the pipeline tells of those that it takes
+    """
+
+    owner: Owner
+    timestamp: int
+    scratch_dir: Path
+    store: ObjectStore
+    checksum: bool = False
+    mtime_ns: bool = True
+    include_xattrs: bool = False
+    ignore_special_files: bool = False
+    max_paths: int = 1000
+    standard_input: BinaryIO | None = None
+    progress: Progress | None = None
