@@ -108,3 +108,11 @@ class UnreadableSource(SourceError):
 
 class UnsafeArchive(SourceError):
     """An archive is cut short, or has entries that must not be published."""
+
+
+class PathNotFound(RepositoryError):
+    """A path that should be in the repository is not."""
+
+
+class NotADirectory(RepositoryError):
+    """A path that should be a directory of the repository is something else."""

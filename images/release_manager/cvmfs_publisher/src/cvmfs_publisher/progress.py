@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _LIVE_INTERVAL = 0.2  # seconds between updates on a terminal
-_LOG_INTERVAL = 10.0  # seconds between lines elsewhere
+LOG_INTERVAL = 10.0  # seconds between lines elsewhere
 _WINDOW = 15.0  # seconds over which rates are taken
 
 
@@ -28,6 +28,7 @@ class Progress:
     :param total_files: number of files to do, if known
     :param total_bytes: number of bytes to do, if known
     :param stream: where to write; None keeps silent
+    :param interval: seconds between two lines where `stream` is no terminal
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Progress:
         total_files: int | None = None,
         total_bytes: int | None = None,
         stream: TextIO | None = sys.stderr,
+        interval: float = LOG_INTERVAL,
     ) -> None:
         self.files = 0
         self.bytes = 0
@@ -44,6 +46,7 @@ class Progress:
         self._total_files = total_files
         self._total_bytes = total_bytes
         self._stream = stream
+        self._interval = interval
         self._live = stream is not None and stream.isatty()
         self._lock = threading.Lock()
         self._output = threading.Lock()
@@ -129,7 +132,7 @@ class Progress:
         return "  ".join(parts)
 
     def _show(self) -> None:
-        interval = _LIVE_INTERVAL if self._live else _LOG_INTERVAL
+        interval = _LIVE_INTERVAL if self._live else self._interval
         while not self._closed.wait(interval):
             text = self.line()
             with self._output:

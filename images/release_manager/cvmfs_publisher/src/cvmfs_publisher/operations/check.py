@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """``cvmfs_server check``: is a repository whole?
 
-Looks for what ``cvmfs_swissknife check`` looks for, and more: counters of every catalog, link counts, the transition between nested
-catalogs, the existence of every object, and, if asked, its content. Object stores are asked for listings rather than
-for each object, which takes a thousandth of the requests.
+Looks for what ``cvmfs_swissknife check`` looks for, and more: counters of every catalog, link counts, the transition
+between nested catalogs, the existence of every object, and, if asked, its content. Object stores are asked for listings
+rather than for each object, which takes a thousandth of the requests.
 """
 
 from __future__ import annotations

@@ -181,13 +181,21 @@ class History:
         :raises UsageError: for a name that CernVM-FS does not allow
         :raises RepositoryError: when the name is taken
         """
-        check_tag_name(tag.name)
-        if tag.name in self._tags:
-            raise RepositoryError(
-                f"{self.repository} already has a tag {tag.name!r}",
-                remedy=f"Choose another name, or remove it: cvmfs_server tag -r {tag.name} {self.repository}",
-            )
+        self.require_new(tag.name)
         self._tags[tag.name] = tag
+
+    def require_new(self, name: str) -> None:
+        """Refuse a name that `add` would refuse.
+
+        :raises UsageError: for a name that CernVM-FS does not allow
+        :raises RepositoryError: when the name is taken
+        """
+        check_tag_name(name)
+        if name in self._tags:
+            raise RepositoryError(
+                f"{self.repository} already has a tag {name!r}",
+                remedy=f"Choose another name, or remove it: cvmfs_server tag -r {name} {self.repository}",
+            )
 
     def move(self, tag: Tag) -> None:
         """Add a tag, or let an existing one point elsewhere; then it keeps its branch and, if need be, description.

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from ...operations.environment import Environment
@@ -72,13 +73,14 @@ def run(options: argparse.Namespace) -> int:
             union_fs=options.union_fs,
         ),
     )
+    for warning in result.warnings:
+        print(f"Warning: {warning}", file=sys.stderr)
     if options.json:
         output.print_json(result)
     else:
         print(f"Created {result.repository} at {result.storage}, revision {result.revision}.")
         print(f"Clients find it at {result.stratum0_url}.")
         if result.generated_keys:
-            print(
-                f"Back up {result.keys_dir / (result.repository + '.masterkey')} now, and keep it away from this machine."
-            )
+            master_key = result.keys_dir / f"{result.repository}.masterkey"
+            print(f"Back up {master_key} now, and keep it away from this machine.")
     return 0

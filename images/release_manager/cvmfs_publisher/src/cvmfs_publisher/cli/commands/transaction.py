@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Open a transaction.
 
-Exit codes as upstream's: 17 a transaction is open here already, 16 somebody else has one open, 22 the whitelist has expired,
-2 the path does not exist, 20 the path is not a directory.
+Exit codes as upstream's: 17 a transaction is open here already, 16 somebody else has one open, 22 the whitelist has
+expired, 2 the path does not exist, 20 the path is not a directory.
 """
 
 from __future__ import annotations
@@ -11,13 +11,19 @@ import argparse
 import errno
 import sys
 
-from ...errors import InTransaction, LeaseHeld, WhitelistExpired
+from ...errors import InTransaction, LeaseHeld, NotADirectory, PathNotFound, PublisherError, WhitelistExpired
 from ...operations.environment import Environment
 from ...operations.transaction import open_transaction
 from .. import output
 from ..arguments import add_json, repository_and_path
 
-_EXIT_CODES = {InTransaction: errno.EEXIST, LeaseHeld: errno.EBUSY, WhitelistExpired: errno.EINVAL}
+_EXIT_CODES: dict[type[PublisherError], int] = {
+    InTransaction: errno.EEXIST,
+    LeaseHeld: errno.EBUSY,
+    WhitelistExpired: errno.EINVAL,
+    PathNotFound: errno.ENOENT,
+    NotADirectory: errno.ENOTDIR,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     name, path = repository_and_path(options.repository)
     try:
         session = open_transaction(environment, environment.resolve(name), path, retry_timeout=options.retry_timeout)
-    except (InTransaction, LeaseHeld, WhitelistExpired) as error:
+    except tuple(_EXIT_CODES) as error:
         print(f"cvmfs_server transaction: {error}", file=sys.stderr)
         return _EXIT_CODES[type(error)]
     if options.json:

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where a release manager's configuration, keys and spool directories are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ..changes.change_set import Owner, find_owner
+from ..errors import ConfigurationError, PublisherError, UsageError
+from ..repository import MasterKey, Repository, RepositoryKey, ServerConfig
+from ..repository.settings import check_repository_name
+from ..repository.signing import load_public_keys
+from ..storage import ObjectStore, open_store
+
+
+class Environment:
+    """The directories of one release manager.
+
+    :param config_dir: has ``repositories.d/`` and ``keys/``, as CernVM-FS's own ``/etc/cvmfs``
+    :param notify: gets a line of text now and then while storage does not answer and requests are repeated
+    """
+
+    def __init__(self, config_dir: Path, notify: Callable[[str], None] | None = None) -> None:
+        self.config_dir = config_dir
+        self._notify = notify
+        self.keys_dir = config_dir / "keys"
+
+    @classmethod
+    def of_process(cls) -> Environment:
+        """Return the environment that ``CVMFS_CONFIG_DIR`` names, by default ``/etc/cvmfs``; it notifies by stderr."""
+        return cls(
+            Path(os.environ.get("CVMFS_CONFIG_DIR") or "/etc/cvmfs"),
+            lambda text: print(text, file=sys.stderr, flush=True),
+        )
+
+    def names(self) -> list[str]:
+        """Return the names of the repositories that are configured here."""
+        directory = self.config_dir / "repositories.d"
+        if not directory.is_dir():
+            return []
+        return sorted(path.name for path in directory.iterdir() if (path / "server.conf").is_file())
+
+    def resolve(self, name: str | None) -> str:
+        """Return `name`, or the name of the only repository here if None.
+
+        :raises UsageError: when the name is not allowed, or None is not enough to tell which repository is meant
+        """
+        if name is not None:
+            return check_repository_name(name)
+        names = self.names()
+        if len(names) != 1:
+            raise UsageError(
+                f"{len(names)} repositories are configured in {self.config_dir}", remedy="Name the one that is meant"
+            )
+        return names[0]
+
+    def repository_dir(self, name: str) -> Path:
+        """Return the directory of a repository's configuration files."""
+        return self.config_dir / "repositories.d" / name
+
+    def settings(self, name: str) -> ServerConfig:
+        """Read a repository's configuration.
+
+        :raises ConfigurationError: when there is none, or it is not readable
+        """
+        directory = self.repository_dir(name)
+        files = [directory / "server.conf"]
+        if (directory / "client.conf").exists():
+            files.append(directory / "client.conf")
+        settings = ServerConfig.load(*files)
+        if settings.repository != name:
+            raise ConfigurationError(f"{files[0]} is the configuration of {settings.repository}, not of {name}")
+        return settings
+
+    def store(self, settings: ServerConfig) -> ObjectStore:
+        """Open the storage that ``CVMFS_UPSTREAM_STORAGE`` names."""
+        return open_store(settings.require("CVMFS_UPSTREAM_STORAGE"), self._notify)
+
+    def public_keys(self, settings: ServerConfig) -> list[Path]:
+        """Return the files with the public master keys: ``CVMFS_PUBLIC_KEY``, or those that lie with the other keys."""
+        listed = settings.get("CVMFS_PUBLIC_KEY", "")
+        if listed:
+            return [Path(file) for file in listed.split(":")]
+        return [self.keys_dir / f"{settings.repository}.pub"]
+
+    @contextlib.contextmanager
+    def open(self, name: str, settings: ServerConfig | None = None) -> Iterator[Repository]:
+        """Open a repository, verified; closed on leaving.
+
+        :param settings: its configuration, if it has been read already
+        :raises PublisherError: when it is not configured, not there, or not to be trusted
+        """
+        settings = settings or self.settings(name)
+        store = self.store(settings)
+        try:
+            yield Repository.open(name, store, load_public_keys(self.public_keys(settings)))
+        finally:
+            store.close()
+
+    def repository_key(self, name: str) -> RepositoryKey:
+        """Read the key that signs the repository's manifests."""
+        return RepositoryKey.load(self.keys_dir / f"{name}.key", self.keys_dir / f"{name}.crt")
+
+    def master_key(self, name: str) -> MasterKey:
+        """Read the key that signs the repository's whitelist."""
+        return MasterKey.load(self.keys_dir / f"{name}.masterkey")
+
+    def spool_dir(self, settings: ServerConfig) -> Path:
+        """Return the directory for a repository's sessions and temporary files; it is made if needed.
+
+        :raises PublisherError: when it cannot be made
+        """
+        directory = Path(settings.get("CVMFS_SPOOL_DIR") or f"/var/spool/cvmfs/{settings.repository}")
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise PublisherError(
+                f"Cannot make the spool directory {directory}: {error.strerror}",
+                remedy="Provide a writable volume there, or set CVMFS_SPOOL_DIR",
+            ) from error
+        return directory
+
+    @contextlib.contextmanager
+    def scratch(self, settings: ServerConfig) -> Iterator[Path]:
+        """Provide a temporary directory in the spool directory; removed on leaving.
+
+        :raises PublisherError: when it cannot be made
+        """
+        directory = self.spool_dir(settings)
+        try:
+            temporary = tempfile.TemporaryDirectory(dir=directory, prefix="tmp-")
+        except OSError as error:
+            raise PublisherError(
+                f"Cannot make a temporary directory in {directory}: {error.strerror}",
+                remedy="Make room there, or set CVMFS_SPOOL_DIR",
+            ) from error
+        with temporary as path:
+            yield Path(path)
+
+    def owner(self, settings: ServerConfig) -> Owner:
+        """Return the user and group that ``CVMFS_USER`` names; root when it names none."""
+        return find_owner(settings.get("CVMFS_USER") or "root")

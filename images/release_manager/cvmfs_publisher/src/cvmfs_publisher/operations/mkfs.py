@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``cvmfs_server mkfs``: create a repository."""
+
+from __future__ import annotations
+
+import contextlib
+import stat
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..catalog import DirectoryEntry, WritableCatalogTree
+from ..changes.change_set import Owner
+from ..changes.entry import DIRECTORY_SIZE
+from ..content import ContentHash, HashSuffix, put_object
+from ..errors import ConfigurationError, ObjectNotFound, PreconditionFailed, StorageError, UsageError
+from ..paths import ROOT
+from ..repository import History, Manifest, MasterKey, Repository, RepositoryKey, ServerConfig, Tag, Whitelist, metainfo
+from ..repository.manifest import DEFAULT_TTL
+from ..repository.repository import require_absent
+from ..repository.settings import check_repository_name
+from ..repository.signing import write_key_file
+from ..storage import ObjectStore, open_store
+from .environment import Environment
+
+_LAYOUT_REVISION = "143"  # what CernVM-FS 2.12 to 2.14 write and accept as CVMFS_CREATOR_VERSION
+_FIRST_FILE = b"new_repository"
+_SPOOL = Path("/var/spool/cvmfs")
+_PARENT_OF_LOCAL_STORAGE = Path("/srv/cvmfs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MkfsOptions:
+    """What a new repository is to be like; None leaves a choice to the default, or to a ``server.conf`` that is there.
+
+    :param stratum0_url: where clients find the repository; with `s3_config` without the repository's name
+    :param upstream_storage: as ``CVMFS_UPSTREAM_STORAGE``
+    :param s3_config: file with the bucket and its credentials
+    :param keychain: directory with the keys to use
+    :param auto_tag_timespan: as date(1) takes it
+    """
+
+    stratum0_url: str | None = None
+    upstream_storage: str | None = None
+    s3_config: Path | None = None
+    owner: str | None = None
+    keychain: Path | None = None
+    hash_algorithm: str | None = None
+    compression: str | None = None
+    auto_tag: bool = True
+    auto_tag_timespan: str | None = None
+    garbage_collectable: bool = False
+    volatile: bool = False
+    union_fs: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MkfsResult:
+    """What was created.
+
+    :param storage: where, for people
+    :param generated_keys: whether the keys are new
+    :param warnings: what is not as it should be, though the repository is there
+    """
+
+    repository: str
+    storage: str
+    stratum0_url: str
+    revision: int
+    root_hash: ContentHash
+    generated_keys: bool
+    keys_dir: Path
+    warnings: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Keys:
+    master: MasterKey
+    repository: RepositoryKey
+
+
+def mkfs(environment: Environment, name: str, options: MkfsOptions) -> MkfsResult:
+    """Create a repository with one revision, which has the file ``new_repository``.
+
+    Keys in the key directory, or in the given keychain, are used; only if there are none at all, new ones are made.
+    A ``server.conf`` that is there is used as well, and options must not contradict it.
+
+    :raises RepositoryExists: when there is a repository in the storage; it is not touched
+    :raises ConfigurationError: when options, configuration and keys do not fit together
+    :raises StorageError: when the storage does not take it
+    """
+    check_repository_name(name)
+    settings, is_new = _settings(environment, name, options)
+    with contextlib.closing(open_store(settings.require("CVMFS_UPSTREAM_STORAGE"))) as store:
+        require_absent(store, name)
+        keys, generated = _load_or_make_keys(environment, name, options.keychain)
+        warnings = [] if settings.get("CVMFS_USER") else ["CVMFS_USER is not set: the content belongs to root"]
+        with environment.scratch(settings) as scratch:
+            manifest = _first_revision(store, settings, environment.owner(settings), scratch, volatile=options.volatile)
+        whitelist = Whitelist.create(name, [keys.repository.certificate], algorithm=settings.hash_algorithm)
+        repository = Repository.create(manifest, store, keys.repository, whitelist.signed(keys.master))
+        if is_new:
+            _write_configuration(environment, name, settings)
+        warnings += _announce(settings)
+        return MkfsResult(
+            repository=name,
+            storage=store.describe(),
+            stratum0_url=settings.get("CVMFS_STRATUM0", ""),
+            revision=repository.manifest.revision,
+            root_hash=repository.manifest.root_hash,
+            generated_keys=generated,
+            keys_dir=environment.keys_dir,
+            warnings=warnings,
+        )
+
+
+def _settings(environment: Environment, name: str, options: MkfsOptions) -> tuple[ServerConfig, bool]:
+    """Return the repository's configuration, and whether it is new and has to be written."""
+    chosen = _chosen(name, options)
+    if not (environment.repository_dir(name) / "server.conf").exists():
+        if "CVMFS_UPSTREAM_STORAGE" not in chosen:
+            chosen |= {"CVMFS_UPSTREAM_STORAGE": _local_storage(name)}
+        if "CVMFS_STRATUM0" not in chosen:
+            if options.s3_config is not None:
+                raise UsageError("There is no URL for the clients", remedy="Add -w with the bucket's URL")
+            chosen |= {"CVMFS_STRATUM0": f"http://localhost/cvmfs/{name}"}
+        return ServerConfig(_defaults(environment, name) | chosen, "the command line"), True
+    existing = environment.settings(name)
+    for key, value in chosen.items():
+        if key in existing and existing[key] != value:
+            raise ConfigurationError(
+                f"{existing.origin} has {key}={existing[key]}, the command line asks for {value}",
+                remedy="Leave the option out, or change the file",
+            )
+    return ServerConfig({**chosen, **existing}, existing.origin), False
+
+
+def _chosen(name: str, options: MkfsOptions) -> dict[str, str]:
+    """Return the settings that the options ask for."""
+    upstream, url = options.upstream_storage, options.stratum0_url
+    if options.s3_config is not None:
+        if upstream is not None:
+            raise UsageError("-s and -u exclude each other", remedy="Use -s for S3 storage")
+        upstream = f"S3,{_SPOOL / name / 'tmp'},{name}@{options.s3_config.absolute()}"
+        url = f"{url.rstrip('/')}/{name}" if url is not None else None
+    settings = {
+        "CVMFS_STRATUM0": url,
+        "CVMFS_UPSTREAM_STORAGE": upstream,
+        "CVMFS_USER": options.owner,
+        "CVMFS_HASH_ALGORITHM": options.hash_algorithm,
+        "CVMFS_COMPRESSION_ALGORITHM": options.compression,
+        "CVMFS_AUTO_TAG": None if options.auto_tag else "false",
+        "CVMFS_AUTO_TAG_TIMESPAN": options.auto_tag_timespan,
+        "CVMFS_GARBAGE_COLLECTION": "true" if options.garbage_collectable else None,
+        "CVMFS_UNION_FS_TYPE": options.union_fs,
+    }
+    return {key: value for key, value in settings.items() if value is not None}
+
+
+def _defaults(environment: Environment, name: str) -> dict[str, str]:
+    return {
+        "CVMFS_CREATOR_VERSION": _LAYOUT_REVISION,
+        "CVMFS_REPOSITORY_NAME": name,
+        "CVMFS_REPOSITORY_TYPE": "stratum0",
+        "CVMFS_USER": "root",
+        "CVMFS_UNION_DIR": f"/cvmfs/{name}",
+        "CVMFS_SPOOL_DIR": str(_SPOOL / name),
+        "CVMFS_PUBLIC_KEY": str(environment.keys_dir / f"{name}.pub"),
+        "CVMFS_USE_FILE_CHUNKING": "true",
+        "CVMFS_MIN_CHUNK_SIZE": "4194304",
+        "CVMFS_AVG_CHUNK_SIZE": "8388608",
+        "CVMFS_MAX_CHUNK_SIZE": "16777216",
+        "CVMFS_UNION_FS_TYPE": "overlayfs",
+        "CVMFS_HASH_ALGORITHM": "sha1",
+        "CVMFS_COMPRESSION_ALGORITHM": "default",
+        "CVMFS_EXTERNAL_DATA": "false",
+        "CVMFS_AUTO_TAG": "true",
+        "CVMFS_AUTO_TAG_TIMESPAN": "",
+        "CVMFS_GARBAGE_COLLECTION": "false",
+        "CVMFS_AUTOCATALOGS": "false",
+        "CVMFS_IGNORE_XDIR_HARDLINKS": "true",
+    }
+
+
+def _local_storage(name: str) -> str:
+    directory = _PARENT_OF_LOCAL_STORAGE / name
+    return f"local,{directory}/data/txn,{directory}"
+
+
+def _load_or_make_keys(environment: Environment, name: str, keychain: Path | None) -> tuple[_Keys, bool]:
+    """Return the keys, and whether they are new."""
+    directory = keychain if keychain is not None else environment.keys_dir
+    master_file, key_file, certificate_file, public_file = (
+        directory / f"{name}.{suffix}" for suffix in ("masterkey", "key", "crt", "pub")
+    )
+    there = [file for file in (master_file, key_file, certificate_file, public_file) if file.exists()]
+    if there or keychain is not None:
+        keys = _Keys(MasterKey.load(master_file), RepositoryKey.load(key_file, certificate_file))
+        if directory.resolve() != environment.keys_dir.resolve():
+            _write_keys(environment.keys_dir, name, keys)
+        return keys, False
+    keys = _Keys(MasterKey.generate(), RepositoryKey.generate(name))
+    _write_keys(environment.keys_dir, name, keys)
+    return keys, True
+
+
+def _write_keys(directory: Path, name: str, keys: _Keys) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"Cannot make {directory}: {error.strerror}") from error
+    write_key_file(directory / f"{name}.masterkey", keys.master.private_pem(), secret=True)
+    write_key_file(directory / f"{name}.pub", keys.master.public_pem(), secret=False)
+    write_key_file(directory / f"{name}.key", keys.repository.private_pem(), secret=True)
+    write_key_file(directory / f"{name}.crt", keys.repository.certificate.pem, secret=False)
+
+
+def _first_revision(
+    store: ObjectStore, settings: ServerConfig, owner: Owner, scratch: Path, *, volatile: bool
+) -> Manifest:
+    """Upload the first revision's objects, and return an unsigned manifest."""
+    algorithm = settings.hash_algorithm
+    now = int(time.time())
+    text = f"New CernVM-FS repository for {settings.repository}\n".encode()
+    with WritableCatalogTree(store, None, scratch) as tree:
+        root = DirectoryEntry(
+            name=b"", mode=stat.S_IFDIR | 0o755, uid=owner.uid, gid=owner.gid, size=DIRECTORY_SIZE, mtime=now
+        )
+        tree.add(ROOT, root)
+        if volatile:
+            tree.set_root_property("volatile", "1")
+        content_hash, _ = put_object(store, text, algorithm=algorithm)
+        first_file = replace(root, mode=stat.S_IFREG | 0o644, size=len(text), hash=content_hash)
+        tree.add(_FIRST_FILE, first_file)
+        committed = tree.commit(lambda data: put_object(store, data, HashSuffix.CATALOG, algorithm), 1, now)
+    history = History(settings.repository)
+    if settings.flag("CVMFS_AUTO_TAG", default=True):
+        history.add(
+            Tag(
+                name=history.new_auto_tag_name(now),
+                root_hash=committed.root_hash,
+                size=committed.root_size,
+                revision=1,
+                timestamp=now,
+            )
+        )
+    history.set_trunk(committed.root_hash, committed.root_size, 1, now)
+    return Manifest(
+        repository=settings.repository,
+        root_hash=committed.root_hash,
+        catalog_size=committed.root_size,
+        revision=1,
+        ttl=settings.number("CVMFS_REPOSITORY_TTL", DEFAULT_TTL),
+        history=put_object(store, history.serialise(), HashSuffix.HISTORY, algorithm)[0],
+        meta_info=put_object(store, metainfo.dump(metainfo.REPOSITORY_META), HashSuffix.METAINFO, algorithm)[0],
+        garbage_collectable=settings.flag("CVMFS_GARBAGE_COLLECTION", default=False),
+    )
+
+
+def _write_configuration(environment: Environment, name: str, settings: ServerConfig) -> None:
+    directory = environment.repository_dir(name)
+    client = ServerConfig(
+        {
+            "CVMFS_SERVER_URL": settings["CVMFS_STRATUM0"],
+            "CVMFS_PUBLIC_KEY": settings["CVMFS_PUBLIC_KEY"],
+            "CVMFS_HTTP_PROXY": "DIRECT",
+        }
+    )
+    server = ServerConfig({key: value for key, value in settings.items() if key != "CVMFS_PUBLIC_KEY"})
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "server.conf").write_text(f"# Created by cvmfs_server.\n{server.render()}")
+        (directory / "client.conf").write_text(f"# Created by cvmfs_server.\n{client.render()}")
+    except OSError as error:
+        raise ConfigurationError(
+            f"{name} is created, but its configuration cannot be written to {directory}: {error.strerror}",
+            remedy="Write server.conf and client.conf by hand",
+        ) from error
+
+
+def _announce(settings: ServerConfig) -> list[str]:
+    """List the repository in the documents next to it that describe the server; return warnings."""
+    name = settings.repository
+    kind, temporary, location = settings["CVMFS_UPSTREAM_STORAGE"].split(",", 2)
+    path, at, config = location.partition("@")
+    parent = path.rpartition("/")[0]
+    if kind == "local" and not parent:
+        return []
+    try:
+        with contextlib.closing(open_store(f"{kind},{temporary},{parent}{at}{config}")) as server:
+            with contextlib.suppress(PreconditionFailed):
+                server.put_if_absent(metainfo.SERVER_META_KEY, metainfo.dump(metainfo.SERVER_META))
+            _add_to_list(server, name)
+    except StorageError as error:
+        return [f"{metainfo.REPOSITORIES_KEY} does not list {name}: {error}"]
+    return []
+
+
+def _add_to_list(server: ObjectStore, name: str) -> None:
+    while True:
+        try:
+            existing, version = server.get_versioned(metainfo.REPOSITORIES_KEY)
+        except ObjectNotFound:
+            existing = None
+        # Another mkfs may be at the same list
+        with contextlib.suppress(PreconditionFailed):
+            if existing is None:
+                server.put_if_absent(metainfo.REPOSITORIES_KEY, metainfo.add_repository(None, name))
+            else:
+                server.put_if_match(metainfo.REPOSITORIES_KEY, metainfo.add_repository(existing, name), version)
+            return

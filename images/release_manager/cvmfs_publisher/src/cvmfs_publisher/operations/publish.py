@@ -1,0 +1,374 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``cvmfs_server publish`` and ``ingest``: make a new revision."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..catalog import WritableCatalogTree
+from ..changes.change_set import ChangeSet, Content
+from ..content import Chunking, Compression, ContentHash, ContentPipeline, HashSuffix, put_object
+from ..errors import ConcurrentPublish, ConfigurationError, UsageError
+from ..paths import ROOT, display, is_below, parse
+from ..progress import Progress
+from ..repository import History, Lease, Manifest, Repository, ServerConfig, Tag
+from ..storage import ObjectStore
+from .apply import ApplyOptions, ChangeReport, ContentDone, apply_changes
+from .environment import Environment
+from .transaction import Session, abort, close_session, current_session, kept_alive, open_transaction
+
+_UNSUPPORTED = {
+    "CVMFS_AUTOCATALOGS": "Mark nested catalogs with .cvmfscatalog files",
+    "CVMFS_EXTERNAL_DATA": "Publish the data itself",
+    "CVMFS_GENERATE_LEGACY_BULK_CHUNKS": "Clients since 2.1.7 do not need them",
+    "CVMFS_VIRTUAL_DIR": "Use tags",
+}
+"""Settings that would change what is published, which this engine does not have, and what to do instead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishOptions:
+    """How to publish.
+
+    :param tag: name of the new revision; by default an automatic one, if the repository has automatic tags
+    :param revision: number of the new revision; by default the next one
+    :param compression: name of an algorithm, instead of the repository's
+    :param checksum: compare files by content even where their attributes are as published
+    :param transaction_id: publish no other transaction than this
+    """
+
+    tag: str | None = None
+    tag_description: str = ""
+    revision: int | None = None
+    compression: str | None = None
+    checksum: bool = False
+    transaction_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangedPaths:
+    """The first paths of each kind, sorted.
+
+    :param truncated: whether there are more
+    """
+
+    added: list[bytes]
+    modified: list[bytes]
+    removed: list[bytes]
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishResult:
+    """What a publish did; of a dry run, what it would do.
+
+    :param revision: the newest revision now
+    :param changed: whether there is, or would be, a new revision
+    :param files: regular files whose content was read
+    :param bytes: of their content
+    :param new_objects: objects that were uploaded, without catalogs and the like
+    :param uploaded_bytes: of these objects
+    """
+
+    repository: str
+    revision: int
+    root_hash: ContentHash
+    previous_revision: int
+    changed: bool
+    dry_run: bool
+    tag: str | None
+    added: int
+    modified: int
+    removed: int
+    paths: ChangedPaths
+    files: int
+    bytes: int
+    new_objects: int
+    uploaded_bytes: int
+    seconds: float
+    warnings: list[str]
+
+
+def publish(environment: Environment, name: str, changes: ChangeSet, options: PublishOptions) -> PublishResult:
+    """Publish the open transaction, with the given changes, and close it.
+
+    When there is nothing to change, to tag or to renumber, the transaction is closed without a new revision. When it
+    fails, nothing is published, and the transaction stays open.
+
+    :raises NotInTransaction, LeaseHeld: when there is no transaction, or its lease is lost
+    :raises ConcurrentPublish: when somebody has published although the lease was ours
+    :raises PublisherError: when something else is wrong with sources, storage, keys or configuration
+    """
+    started = time.monotonic()
+    settings = environment.settings(name)
+    _refuse_unsupported(settings)
+    session = current_session(environment, settings, options.transaction_id)
+    _refuse_outside(session, changes)
+    with environment.open(name, settings) as repository:
+        base = repository.manifest
+        key = environment.repository_key(name)
+        repository.require_signer(key)
+        if base.root_hash.hex != session.root_hash:
+            raise ConcurrentPublish(
+                f"{name} is at revision {base.revision}; the transaction began with revision {session.revision}",
+                remedy=f"Begin anew: cvmfs_server abort -f {name}",
+            )
+        revision = _next_revision(base, options)
+        history = repository.history()
+        tag = _choose_tag(history, settings, options)
+        lease = Lease.resume(repository.store, name, session.token)
+        warnings: list[str] = []
+        with kept_alive(lease), environment.scratch(settings) as scratch:
+            timestamp = int(time.time())
+            with WritableCatalogTree(repository.store, base.root_hash, scratch) as tree:
+                with (
+                    _progress(f"Publishing {name}") as progress,
+                    ContentPipeline[ContentDone](
+                        repository.store,
+                        hash_algorithm=base.root_hash.algorithm,
+                        compression=_compression(settings, options),
+                        chunking=_chunking(settings),
+                        progress=progress,
+                        scratch=scratch,
+                    ) as pipeline,
+                ):
+                    apply_options = _apply_options(environment, settings, options, repository.store, scratch, progress)
+                    report = apply_changes(tree, pipeline, changes, apply_options)
+                changed = report.changed or options.tag is not None or options.revision is not None
+                if changed:
+                    manifest = _commit_catalogs(repository, tree, settings, revision, timestamp)
+                    manifest = _tag(repository, manifest, history, settings, tag, options.tag_description, timestamp)
+                    warnings += repository.commit(manifest, key, lease=lease)
+        close_session(environment, settings, lease)
+        return _result(repository, base, report, changed, tag if changed else None, started, warnings)
+
+
+def preview(environment: Environment, name: str, changes: ChangeSet, options: PublishOptions) -> PublishResult:
+    """Say what a publish would do. Needs no transaction and no keys, and writes nothing.
+
+    :raises PublisherError: when a publish would fail for what can be seen beforehand
+    """
+    started = time.monotonic()
+    settings = environment.settings(name)
+    _refuse_unsupported(settings)
+    with environment.open(name, settings) as repository, environment.scratch(settings) as scratch:
+        base = repository.manifest
+        _next_revision(base, options)
+        tag = _choose_tag(repository.history(), settings, options)
+        with WritableCatalogTree(repository.store, base.root_hash, scratch) as tree:
+            apply_options = _apply_options(environment, settings, options, repository.store, scratch, None)
+            report = apply_changes(tree, None, changes, apply_options)
+        changed = report.changed or options.tag is not None or options.revision is not None
+        return _result(repository, base, report, changed, tag if changed else None, started, [], dry_run=True)
+
+
+def ingest(
+    environment: Environment, name: str, changes: ChangeSet, options: PublishOptions, *, dry_run: bool = False
+) -> PublishResult:
+    """Publish changes in a transaction of their own; it is aborted when publishing fails.
+
+    :raises InTransaction: when this release manager has a transaction open already
+    :raises PublisherError: as `publish`
+    """
+    if dry_run:
+        return preview(environment, name, changes, options)
+    session = open_transaction(environment, name)
+    try:
+        return publish(environment, name, changes, replace(options, transaction_id=session.id))
+    except BaseException:
+        abort(environment, name, transaction_id=session.id)
+        raise
+
+
+def _refuse_unsupported(settings: ServerConfig) -> None:
+    for key, remedy in _UNSUPPORTED.items():
+        if settings.flag(key, default=False):
+            raise ConfigurationError(
+                f"{key}=true in {settings.origin} is not supported by this engine", remedy=f"Set it to false. {remedy}"
+            )
+
+
+def _refuse_outside(session: Session, changes: ChangeSet) -> None:
+    leased = parse(session.path)
+    for change in changes.changes:
+        path = change.base_dir if isinstance(change, Content) else change.path
+        if leased != ROOT and not is_below(path, leased):
+            raise UsageError(
+                f"/{display(path)} is outside /{session.path}, which the transaction was opened for",
+                remedy=f"Open the transaction for the whole repository: cvmfs_server transaction {session.repository}",
+            )
+
+
+def _next_revision(base: Manifest, options: PublishOptions) -> int:
+    if options.revision is None:
+        return base.revision + 1
+    if options.revision <= base.revision:
+        raise UsageError(
+            f"Revision {options.revision} is not newer than the current revision {base.revision}",
+            remedy="Give a larger number, or none",
+        )
+    return options.revision
+
+
+def _choose_tag(history: History, settings: ServerConfig, options: PublishOptions) -> str | None:
+    """Return the new revision's tag, having refused one that cannot be given."""
+    if options.tag is not None:
+        history.require_new(options.tag)
+        return options.tag
+    if settings.flag("CVMFS_AUTO_TAG", default=True):
+        return history.new_auto_tag_name(int(time.time()))
+    return None
+
+
+def _compression(settings: ServerConfig, options: PublishOptions) -> Compression:
+    return settings.compression if options.compression is None else Compression.from_setting(options.compression)
+
+
+def _chunking(settings: ServerConfig) -> Chunking | None:
+    if not settings.flag("CVMFS_USE_FILE_CHUNKING", default=True):
+        return None
+    default = Chunking()
+    return Chunking(
+        settings.number("CVMFS_MIN_CHUNK_SIZE", default.minimum),
+        settings.number("CVMFS_AVG_CHUNK_SIZE", default.average),
+        settings.number("CVMFS_MAX_CHUNK_SIZE", default.maximum),
+    )
+
+
+def _apply_options(
+    environment: Environment,
+    settings: ServerConfig,
+    options: PublishOptions,
+    store: ObjectStore,
+    scratch: Path,
+    progress: Progress | None,
+) -> ApplyOptions:
+    return ApplyOptions(
+        store=store,
+        owner=environment.owner(settings),
+        timestamp=int(time.time()),
+        scratch_dir=scratch,
+        checksum=options.checksum,
+        mtime_ns=settings.flag("CVMFS_ENABLE_MTIME_NS", default=True),
+        include_xattrs=settings.flag("CVMFS_INCLUDE_XATTRS", default=False),
+        ignore_special_files=settings.flag("CVMFS_IGNORE_SPECIAL_FILES", default=False),
+        standard_input=sys.stdin.buffer,
+        progress=progress,
+    )
+
+
+def _commit_catalogs(
+    repository: Repository, tree: WritableCatalogTree, settings: ServerConfig, revision: int, timestamp: int
+) -> Manifest:
+    """Upload the changed catalogs, and return a manifest for them that lacks history and signature."""
+    base = repository.manifest
+    ttl = settings.number("CVMFS_REPOSITORY_TTL", base.ttl)
+
+    def put(data: bytes) -> tuple[ContentHash, int]:
+        return put_object(repository.store, data, HashSuffix.CATALOG, base.root_hash.algorithm)
+
+    committed = tree.commit(put, revision, timestamp)
+    return replace(
+        base,
+        root_hash=committed.root_hash,
+        catalog_size=committed.root_size,
+        revision=revision,
+        ttl=ttl,
+        garbage_collectable=settings.flag("CVMFS_GARBAGE_COLLECTION", default=base.garbage_collectable),
+    )
+
+
+def _tag(
+    repository: Repository,
+    manifest: Manifest,
+    history: History,
+    settings: ServerConfig,
+    tag: str | None,
+    description: str,
+    timestamp: int,
+) -> Manifest:
+    """Upload the history with the new revision in it, and return the manifest that refers to it."""
+    timespan = settings.get("CVMFS_AUTO_TAG_TIMESPAN", "")
+    if timespan:
+        history.remove_auto_tags(before=_point_in_time(timespan))
+    if tag is not None:
+        history.add(
+            Tag(
+                name=tag,
+                root_hash=manifest.root_hash,
+                size=manifest.catalog_size,
+                revision=manifest.revision,
+                timestamp=timestamp,
+                description=description,
+            )
+        )
+    history.set_trunk(manifest.root_hash, manifest.catalog_size, manifest.revision, timestamp)
+    return replace(manifest, history=repository.put_history(history))
+
+
+def _point_in_time(text: str) -> int:
+    """Return the seconds since 1970 that upstream's settings express in the words of date(1), e.g. ``4 weeks ago``."""
+    result = subprocess.run(
+        ["date", f"--date={text}", "+%s"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "LC_ALL": "C"},
+    )
+    if result.returncode != 0:
+        raise ConfigurationError(
+            f"CVMFS_AUTO_TAG_TIMESPAN={text} is no point in time", remedy="Write it as date(1) takes it: 4 weeks ago"
+        )
+    return int(result.stdout)
+
+
+def _progress(label: str) -> Progress:
+    interval = os.environ.get("CVMFS_PROGRESS_INTERVAL", "")
+    try:
+        return Progress(label, interval=float(interval)) if interval else Progress(label)
+    except ValueError:
+        raise ConfigurationError(
+            f"CVMFS_PROGRESS_INTERVAL={interval} is no number", remedy="Set it to the seconds between two lines"
+        ) from None
+
+
+def _result(
+    repository: Repository,
+    base: Manifest,
+    report: ChangeReport,
+    changed: bool,
+    tag: str | None,
+    started: float,
+    warnings: list[str],
+    *,
+    dry_run: bool = False,
+) -> PublishResult:
+    return PublishResult(
+        repository=repository.name,
+        revision=repository.manifest.revision,
+        root_hash=repository.manifest.root_hash,
+        previous_revision=base.revision,
+        changed=changed,
+        dry_run=dry_run,
+        tag=tag,
+        added=report.added.count,
+        modified=report.modified.count,
+        removed=report.removed.count,
+        paths=ChangedPaths(
+            added=report.added.paths,
+            modified=report.modified.paths,
+            removed=report.removed.paths,
+            truncated=any(paths.is_truncated for paths in (report.added, report.modified, report.removed)),
+        ),
+        files=report.files,
+        bytes=report.bytes,
+        new_objects=report.new_objects,
+        uploaded_bytes=report.uploaded_bytes,
+        seconds=round(time.monotonic() - started, 3),
+        warnings=[*report.warnings, *warnings],
+    )

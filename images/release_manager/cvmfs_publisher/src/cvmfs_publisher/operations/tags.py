@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``cvmfs_server tag``: named snapshots."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from ..catalog import CatalogTree
+from ..content import ContentHash, HashSuffix
+from ..errors import ObjectNotFound, RepositoryError
+from ..paths import ROOT
+from ..repository import History, Repository, Tag
+from .environment import Environment
+from .transaction import exclusive
+
+
+def list_tags(environment: Environment, name: str) -> list[Tag]:
+    """Return all tags, newest first."""
+    with environment.open(name) as repository:
+        return repository.history().tags()
+
+
+def inspect(environment: Environment, name: str, tag: str) -> Tag:
+    """Return one tag.
+
+    :raises RepositoryError: when there is none of that name
+    """
+    with environment.open(name) as repository:
+        return repository.history().get(tag)
+
+
+def add(environment: Environment, name: str, tag: str, *, description: str = "", root_hash: str | None = None) -> Tag:
+    """Name a snapshot; an existing tag of that name is moved, as upstream does.
+
+    :param root_hash: the snapshot's root catalog; by default the newest revision's
+    :raises LeaseHeld, InTransaction: while a transaction is open
+    :raises RepositoryError: when there is no such root catalog
+    """
+
+    def edit(repository: Repository, history: History) -> None:
+        manifest = repository.manifest
+        snapshot = Tag(
+            name=tag,
+            root_hash=manifest.root_hash,
+            size=manifest.catalog_size,
+            revision=manifest.revision,
+            timestamp=int(time.time()),
+            description=description,
+        )
+        if root_hash is not None:
+            content_hash = ContentHash.parse(root_hash).with_suffix(HashSuffix.CATALOG)
+            with environment.scratch(environment.settings(name)) as scratch:
+                snapshot = _at(repository, snapshot, content_hash, scratch)
+        history.move(snapshot)
+
+    return _edit(environment, name, edit).get(tag)
+
+
+def remove(environment: Environment, name: str, tags: Iterable[str]) -> None:
+    """Remove tags, all or none.
+
+    :raises LeaseHeld, InTransaction: while a transaction is open
+    :raises RepositoryError: when there is none of a name
+    """
+
+    def edit(_: Repository, history: History) -> None:
+        for tag in tags:
+            history.remove(tag)
+
+    _edit(environment, name, edit)
+
+
+def _edit(environment: Environment, name: str, edit: Callable[[Repository, History], None]) -> History:
+    """Change the tag database, and sign a manifest that refers to it; the revision stays."""
+    settings = environment.settings(name)
+    key = environment.repository_key(name)
+    with (
+        contextlib.closing(environment.store(settings)) as store,
+        exclusive(environment, settings, store) as lease,
+        environment.open(name, settings) as repository,
+    ):
+        history = repository.history()
+        edit(repository, history)
+        manifest = replace(repository.manifest, history=repository.put_history(history))
+        repository.commit(manifest, key, lease=lease)
+        return history
+
+
+def _at(repository: Repository, tag: Tag, root_hash: ContentHash, scratch: Path) -> Tag:
+    """Return the tag moved to another root catalog, which must exist."""
+    try:
+        with CatalogTree(repository.store, root_hash, scratch) as tree:
+            catalog = tree.catalog(ROOT)
+            return replace(tag, root_hash=root_hash, size=catalog.file.stat().st_size, revision=catalog.revision)
+    except ObjectNotFound:
+        raise RepositoryError(
+            f"{repository.name} has no root catalog {root_hash.hex}",
+            remedy=f"Take the hash from: cvmfs_server tag -l -x {repository.name}",
+        ) from None

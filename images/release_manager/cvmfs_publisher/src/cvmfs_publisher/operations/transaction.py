@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Transactions: who may publish next.
+
+A transaction is a lease in the repository's storage, which all hosts see, and a session file in this release manager's
+spool directory, which holds the secret that proves the lease to be ours. Losing the session file loses nothing but the
+transaction: the lease expires.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import getpass
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..catalog import CatalogTree
+from ..errors import (
+    ConfigurationError,
+    InTransaction,
+    LeaseHeld,
+    NotADirectory,
+    NotInTransaction,
+    PathNotFound,
+    PublisherError,
+)
+from ..paths import ROOT, display, parse
+from ..repository import Lease, Repository, ServerConfig
+from ..repository.lease import LIFETIME, break_lease, new_session
+from ..storage import ObjectStore
+from .environment import Environment
+
+_SESSION_FILE = "transaction.json"
+_RETRY_EVERY = 5.0  # seconds between two attempts at a lease that somebody else holds
+_RENEW_EVERY = LIFETIME / 4  # seconds
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """An open transaction, as its release manager knows it.
+
+    :param id: public name of the transaction
+    :param path: the part of the repository that it is for; empty for all
+    :param revision: the revision that it began with
+    :param root_hash: that revision's root catalog
+    :param opened: seconds since 1970
+    :param token: proves the lease to be ours; secret
+    """
+
+    id: str
+    repository: str
+    path: str
+    revision: int
+    root_hash: str
+    opened: int
+    token: str = dataclasses.field(repr=False)
+
+    def public(self) -> dict[str, object]:
+        """Return what everybody may know."""
+        return {
+            "id": self.id,
+            "repository": self.repository,
+            "path": self.path,
+            "revision": self.revision,
+            "opened": datetime.datetime.fromtimestamp(self.opened, datetime.UTC).isoformat(),
+        }
+
+
+def open_transaction(
+    environment: Environment, name: str, path: str = "", *, retry_timeout: int | None = None
+) -> Session:
+    """Take the repository's lease and note the session.
+
+    :param path: a directory of the repository, outside which the transaction may not publish
+    :param retry_timeout: seconds to wait for somebody else's lease to end; 0 waits for ever, None not at all
+    :raises InTransaction: when this release manager has a transaction open already
+    :raises LeaseHeld: when somebody else has
+    :raises WhitelistExpired: when what would be published could not be signed
+    :raises PathNotFound, NotADirectory: when `path` is no directory of the repository
+    """
+    settings = environment.settings(name)
+    directory = parse(path)
+    file = _session_file(environment, settings)
+    with environment.open(name, settings) as repository:
+        repository.whitelist.require_valid()
+        if directory != ROOT:
+            _require_directory(environment, settings, repository, directory)
+        session = Session(
+            id=str(uuid.uuid4()),
+            repository=name,
+            path=path.strip("/"),
+            revision=repository.manifest.revision,
+            root_hash=repository.manifest.root_hash.hex,
+            opened=int(time.time()),
+            token=new_session(),
+        )
+        # The file first: it keeps a second process of this release manager out. It goes if the lease is not to be had.
+        _write(file, session, exclusive=True)
+        try:
+            lease = _acquire(repository.store, session, retry_timeout)
+            try:
+                return _begin_with_newest(environment, settings, session, file)
+            except BaseException:
+                lease.release()
+                raise
+        except BaseException:
+            file.unlink()
+            raise
+
+
+def current_session(environment: Environment, settings: ServerConfig, transaction_id: str | None = None) -> Session:
+    """Return the open transaction of this release manager.
+
+    :param transaction_id: refuse any transaction but this
+    :raises NotInTransaction: when there is none, or another
+    """
+    name = settings.repository
+    session = find_session(environment, settings)
+    if session is None:
+        raise NotInTransaction(
+            f"{name} has no transaction open here", remedy=f"Open one: cvmfs_server transaction {name}"
+        )
+    if transaction_id not in (None, session.id):
+        raise NotInTransaction(
+            f"The open transaction of {name} is {session.id}, not {transaction_id}",
+            remedy="Leave it to whoever opened it; wait until it has ended, and open your own",
+        )
+    return session
+
+
+def find_session(environment: Environment, settings: ServerConfig) -> Session | None:
+    """Return the open transaction of this release manager, or None."""
+    file = _session_file(environment, settings)
+    try:
+        return Session(**json.loads(file.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, OSError) as error:
+        raise ConfigurationError(
+            f"The session file {file} cannot be used ({error})",
+            remedy=f"End the transaction: remove that file, then cvmfs_server abort -f {settings.repository}",
+        ) from None
+
+
+def open_sessions(environment: Environment) -> list[Session]:
+    """Return the open transactions of all repositories of this release manager."""
+    found = (find_session(environment, environment.settings(name)) for name in environment.names())
+    return [session for session in found if session is not None]
+
+
+def renew(environment: Environment, session: Session) -> None:
+    """Prolong a transaction's lease.
+
+    :raises NotInTransaction, LeaseHeld: when it is lost
+    """
+    with contextlib.closing(environment.store(environment.settings(session.repository))) as store:
+        Lease.resume(store, session.repository, session.token).renew()
+
+
+def close_session(environment: Environment, settings: ServerConfig, lease: Lease) -> None:
+    """End the transaction: give the lease back and forget the session."""
+    lease.release()
+    _session_file(environment, settings).unlink(missing_ok=True)
+
+
+def abort(environment: Environment, name: str, *, transaction_id: str | None = None, force: bool = False) -> None:
+    """End a transaction without publishing anything.
+
+    :param transaction_id: abort no other transaction than this
+    :param force: break the lease if somebody else, or a session that is lost, has it
+    :raises NotInTransaction: when there is nothing to abort
+    """
+    settings = environment.settings(name)
+    with contextlib.closing(environment.store(settings)) as store:
+        session = find_session(environment, settings)
+        if session is None and transaction_id is None and force and break_lease(store) is not None:
+            return
+        session = current_session(environment, settings, transaction_id)
+        # It may have ended already, or gone to somebody else, which is none of our business any more.
+        with contextlib.suppress(NotInTransaction, LeaseHeld):
+            Lease.resume(store, name, session.token).release()
+        _session_file(environment, settings).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def exclusive(environment: Environment, settings: ServerConfig, store: ObjectStore) -> Iterator[Lease]:
+    """Hold the lease for an operation that needs no transaction of its user's, such as editing tags.
+
+    :raises InTransaction: when this release manager has a transaction open
+    :raises LeaseHeld: when somebody else has
+    """
+    name = settings.repository
+    session = find_session(environment, settings)
+    if session is not None:
+        raise _in_transaction(session)
+    lease = Lease.acquire(
+        store, name, session=new_session(), holder=_holder(), transaction=str(uuid.uuid4()), base_revision=0
+    )
+    try:
+        with kept_alive(lease):
+            yield lease
+    finally:
+        lease.release()
+
+
+@contextlib.contextmanager
+def kept_alive(lease: Lease) -> Iterator[None]:
+    """Renew a lease in the background for as long as the block takes."""
+    leaving = threading.Event()
+
+    def run() -> None:
+        while not leaving.wait(_RENEW_EVERY):
+            try:
+                lease.renew()
+            except PublisherError as error:
+                # Not fatal here: who commits renews once more before, and stops if that fails.
+                print(f"The lease was not renewed: {error}", file=sys.stderr)
+
+    thread = threading.Thread(target=run, name="lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        leaving.set()
+        thread.join()
+
+
+def _begin_with_newest(environment: Environment, settings: ServerConfig, session: Session, file: Path) -> Session:
+    """Note the revision that is there now that nobody else can publish; another may have come while we waited."""
+    with environment.open(session.repository, settings) as repository:
+        manifest = repository.manifest
+    session = dataclasses.replace(session, revision=manifest.revision, root_hash=manifest.root_hash.hex)
+    _write(file, session, exclusive=False)
+    return session
+
+
+def _acquire(store: ObjectStore, session: Session, retry_timeout: int | None) -> Lease:
+    deadline = None if retry_timeout == 0 else time.monotonic() + (retry_timeout or 0)
+    while True:
+        try:
+            return Lease.acquire(
+                store,
+                session.repository,
+                session=session.token,
+                holder=_holder(),
+                transaction=session.id,
+                base_revision=session.revision,
+                path=session.path,
+            )
+        except LeaseHeld:
+            if deadline is not None and time.monotonic() + _RETRY_EVERY > deadline:
+                raise
+        time.sleep(_RETRY_EVERY)
+
+
+def _require_directory(environment: Environment, settings: ServerConfig, repository: Repository, path: bytes) -> None:
+    with (
+        environment.scratch(settings) as scratch,
+        CatalogTree(repository.store, repository.manifest.root_hash, scratch) as tree,
+    ):
+        entry = tree.entry(path)
+    if entry is None:
+        raise PathNotFound(f"{repository.name} has no /{display(path)}", remedy="Open the transaction higher up")
+    if not entry.is_directory:
+        raise NotADirectory(f"/{display(path)} in {repository.name} is no directory")
+
+
+def _holder() -> str:
+    return f"{getpass.getuser()}@{socket.gethostname()}"
+
+
+def _session_file(environment: Environment, settings: ServerConfig) -> Path:
+    return environment.spool_dir(settings) / _SESSION_FILE
+
+
+def _write(file: Path, session: Session, *, exclusive: bool) -> None:
+    data = json.dumps(dataclasses.asdict(session)).encode()
+    temporary = file.with_name(f".{file.name}.{session.id}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "wb") as stream:
+            stream.write(data)
+        if exclusive:
+            os.link(temporary, file)
+        else:
+            os.replace(temporary, file)
+    except FileExistsError:
+        raise _in_transaction(Session(**json.loads(file.read_bytes()))) from None
+    except OSError as error:
+        raise PublisherError(
+            f"Cannot write the session file {file}: {error.strerror}", remedy="Make room there, or set CVMFS_SPOOL_DIR"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _in_transaction(session: Session) -> InTransaction:
+    return InTransaction(
+        f"{session.repository} has the transaction {session.id} open here",
+        remedy=f"Publish it, or drop it: cvmfs_server abort {session.repository}",
+    )
