@@ -51,9 +51,7 @@ class Chunking:
             )
 
 
-def cut(
-    reader: Reader, chunking: Chunking, start: memoryview | bytes = b""
-) -> Iterator[tuple[bytearray, bool]]:
+def cut(reader: Reader, chunking: Chunking, start: memoryview | bytes = b"") -> Iterator[tuple[bytearray, bool]]:
     """Yield the chunks of a stream, one after the other, each with whether it is the last.
 
     At most `maximum` + `STEP` bytes are in memory at a time, besides the chunks that the caller keeps.

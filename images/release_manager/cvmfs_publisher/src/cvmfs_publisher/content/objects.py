@@ -27,9 +27,7 @@ def put_object(
     return content_hash, stored.nbytes
 
 
-def fetch_object(
-    store: ObjectStore, content_hash: ContentHash, compression: Compression = Compression.ZLIB
-) -> bytes:
+def fetch_object(store: ObjectStore, content_hash: ContentHash, compression: Compression = Compression.ZLIB) -> bytes:
     """Return the decompressed content of an object, having compared its stored form with its name.
 
     :raises ObjectNotFound: when there is none

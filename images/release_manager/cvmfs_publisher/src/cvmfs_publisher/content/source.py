@@ -85,9 +85,7 @@ class FileSource:
 
     __slots__ = ("_dir_fd", "_path", "_seen")
 
-    def __init__(
-        self, path: bytes | str, seen: os.stat_result | None = None, dir_fd: int | None = None
-    ) -> None:
+    def __init__(self, path: bytes | str, seen: os.stat_result | None = None, dir_fd: int | None = None) -> None:
         self._path = path
         self._seen = seen
         self._dir_fd = dir_fd

@@ -105,9 +105,7 @@ class FaultyStore:
         return self._do("put_if_absent", key, lambda damage: self._inner.put_if_absent(key, damage(data)))
 
     def put_if_match(self, key: str, data: Bytes, version: Version) -> Version:
-        return self._do(
-            "put_if_match", key, lambda damage: self._inner.put_if_match(key, damage(data), version)
-        )
+        return self._do("put_if_match", key, lambda damage: self._inner.put_if_match(key, damage(data), version))
 
     def delete(self, key: str) -> None:
         self._do("delete", key, lambda _: self._inner.delete(key))
@@ -129,9 +127,7 @@ class FaultyStore:
     ) -> None:
         self.close()
 
-    def _do(
-        self, operation: Operation, key: str, action: Callable[[Callable[[Bytes], bytes]], Result]
-    ) -> Result:
+    def _do(self, operation: Operation, key: str, action: Callable[[Callable[[Bytes], bytes]], Result]) -> Result:
         faults = self._striking(operation, key)
         for fault in faults:
             time.sleep(fault.delay)

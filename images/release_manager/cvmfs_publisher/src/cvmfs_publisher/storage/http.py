@@ -51,9 +51,7 @@ class HttpStore:
         self._host = parts.netloc
         self._path = parts.path.rstrip("/")
         client = HttpClient(url, timeout=timeout, context=context)
-        self._requester = Requester(
-            client, retry or RetryPolicy(), f"{parts.scheme}://{parts.netloc}", notify
-        )
+        self._requester = Requester(client, retry or RetryPolicy(), f"{parts.scheme}://{parts.netloc}", notify)
 
     @property
     def concurrency(self) -> int:
@@ -133,6 +131,4 @@ class HttpStore:
         return StorageError(text, remedy="Check the repository's address")
 
     def _refuse(self, key: str) -> NoReturn:
-        raise StorageError(
-            f"{self._url}/{key} can only be read", remedy="Write to the repository's storage instead"
-        )
+        raise StorageError(f"{self._url}/{key} can only be read", remedy="Write to the repository's storage instead")

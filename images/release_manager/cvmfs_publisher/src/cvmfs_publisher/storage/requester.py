@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .cancellation import Cancellation
     from .store import Bytes
 
-_FIRST_CONTACT = 15.0  # seconds; a server that has never answered is not waited for as long as one that had
+_SHORTEST_TIMEOUT = 5.0  # seconds
 _NOTICE_INTERVAL = 10.0  # seconds between notices
 _ERROR_CODE = re.compile(rb"<Code>([A-Za-z0-9]+)</Code>")
 _TRANSIENT_CODES = frozenset(
@@ -91,10 +91,9 @@ class Requester:
             retry_after = None
             permanent = False
             try:
-                timeout = None if self._answered else max(5.0, _FIRST_CONTACT - backoff.elapsed)
-                response = self._client.exchange(
-                    method, target, headers(), body, timeout=timeout, cancel=cancel
-                )
+                remaining = self._policy.first_contact - backoff.elapsed
+                timeout = None if self._answered else max(_SHORTEST_TIMEOUT, remaining)
+                response = self._client.exchange(method, target, headers(), body, timeout=timeout, cancel=cancel)
                 self._answered = True
                 code = _error_code(response)
                 if not _is_transient(response.status, code):
@@ -107,10 +106,9 @@ class Requester:
                 uncertain = uncertain or error.sent
             if cancel is not None and cancel.is_set():
                 raise StorageError(f"{method} {subject} was broken off")
-            limit = None if self._answered else _FIRST_CONTACT
-            if permanent or not backoff.wait(retry_after, limit, cancel):
+            if permanent or not backoff.wait(retry_after, cancel, contacted=self._answered):
                 raise self._unreachable(f"{method} {subject}", reason, backoff.elapsed)
-            self._notice(reason, self._policy.total if limit is None else limit)
+            self._notice(reason)
 
     def close(self) -> None:
         """Close the connections."""
@@ -123,16 +121,15 @@ class Requester:
             remedy = "Run the command again when the store is well; nothing of the old revision is lost"
         else:
             remedy = "Check that the address in the configuration is right and that the store is up"
-        return EndpointUnreachable(
-            f"{action} at {self._name} failed for {elapsed:.0f} s: {reason}", remedy=remedy
-        )
+        return EndpointUnreachable(f"{action} at {self._name} failed for {elapsed:.0f} s: {reason}", remedy=remedy)
 
-    def _notice(self, reason: str, limit: float) -> None:
+    def _notice(self, reason: str) -> None:
         now = time.monotonic()
         with self._lock:
             if self._notify is None or now - self._last_notice < _NOTICE_INTERVAL:
                 return
             self._last_notice = now
+        limit = self._policy.total if self._answered else self._policy.first_contact
         self._notify(f"{self._name}: {reason}; trying again for up to {limit:.0f} s")
 
 

@@ -22,12 +22,14 @@ class RetryPolicy:
     :param maximum: no wait is longer than this
     :param total: no attempt is begun later than this after the first one
     :param at_least: number of repetitions that are made in spite of `total`
+    :param first_contact: takes the place of `total` for a server that has never answered
     """
 
     initial: float = 0.1
     maximum: float = 10.0
     total: float = 300.0
     at_least: int = 0
+    first_contact: float = 15.0
 
     @classmethod
     def from_settings(cls, retries: int | None, initial: float, maximum: float) -> RetryPolicy:
@@ -53,11 +55,11 @@ class Backoff:
         """Seconds since the first attempt began."""
         return time.monotonic() - self._begin
 
-    def wait(self, retry_after: float | None, limit: float | None, cancel: Cancellation | None) -> bool:
+    def wait(self, retry_after: float | None, cancel: Cancellation | None, *, contacted: bool) -> bool:
         """Sleep until it is time for the next attempt. Return False when there should be none.
 
         :param retry_after: what the server asked for, if anything
-        :param limit: seconds, instead of what the policy says when that is longer
+        :param contacted: whether the server has ever answered
         :param cancel: ends the sleep
         """
         policy = self._policy
@@ -69,7 +71,7 @@ class Backoff:
         late = self.elapsed + delay
         if late > policy.total and self._failures > policy.at_least:
             return False
-        if limit is not None and late > limit:
+        if late > policy.first_contact and not contacted:
             return False
         if cancel is None:
             time.sleep(delay)

@@ -204,16 +204,12 @@ class S3Store:
             cancel=cancel,
         )
 
-    def _put(
-        self, key: str, data: Bytes, headers: Mapping[str, str], cancel: Cancellation | None = None
-    ) -> Answer:
+    def _put(self, key: str, data: Bytes, headers: Mapping[str, str], cancel: Cancellation | None = None) -> Answer:
         cache_control, content_type = headers_for(key)
         defaults = {"cache-control": cache_control, "content-type": content_type, **self._acl}
         return self._request("PUT", key, {**defaults, **headers}, data, cancel=cancel)
 
-    def _put_conditionally(
-        self, key: str, data: Bytes, condition: Mapping[str, str], otherwise: str
-    ) -> Version:
+    def _put_conditionally(self, key: str, data: Bytes, condition: Mapping[str, str], otherwise: str) -> Version:
         try:
             answer = self._put(key, data, condition)
         except EndpointUnreachable as error:
@@ -275,9 +271,7 @@ class S3Store:
         if status == 404:
             return ObjectNotFound(f"There is no {self._name(key)} at {self._config.endpoint}")
         if status in (301, 307, 308):
-            return StorageError(
-                text, remedy="Check CVMFS_S3_REGION and CVMFS_S3_HOST: the bucket is elsewhere"
-            )
+            return StorageError(text, remedy="Check CVMFS_S3_REGION and CVMFS_S3_HOST: the bucket is elsewhere")
         if code == "AccessControlListNotSupported":
             return StorageError(text, remedy='Set CVMFS_S3_X_AMZ_ACL="", and give the bucket a read policy')
         return StorageError(text, remedy="Look for this error in the store's documentation")

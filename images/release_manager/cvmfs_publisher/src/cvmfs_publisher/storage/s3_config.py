@@ -124,9 +124,7 @@ class S3Config:
         maximum = values.number("CVMFS_S3_BACKOFF_MAX", 10_000, 1, 3_600_000)
         flavor = values.take("CVMFS_S3_FLAVOR") or "awsv4"
         if flavor != "awsv4":
-            raise values.bad(
-                "CVMFS_S3_FLAVOR", flavor, "is not supported", "Use awsv4, which Ceph accepts, too"
-            )
+            raise values.bad("CVMFS_S3_FLAVOR", flavor, "is not supported", "Use awsv4, which Ceph accepts, too")
         acl = values.take("CVMFS_S3_X_AMZ_ACL", "public-read")
         if acl not in _ACLS:
             raise values.bad("CVMFS_S3_X_AMZ_ACL", acl, "is no canned ACL", f"Use one of {', '.join(_ACLS)}")
@@ -140,9 +138,7 @@ class S3Config:
             )
         bucket = values.required("CVMFS_S3_BUCKET")
         if not _BUCKET.fullmatch(bucket):
-            raise values.bad(
-                "CVMFS_S3_BUCKET", bucket, "cannot be a bucket's name", "Use letters, digits, . and -"
-            )
+            raise values.bad("CVMFS_S3_BUCKET", bucket, "cannot be a bucket's name", "Use letters, digits, . and -")
         proxy = values.take("CVMFS_S3_PROXY") or None
         if proxy is not None and not re.fullmatch(r"http://[^/@]+/?", proxy):
             raise values.bad("CVMFS_S3_PROXY", proxy, "is not an HTTP proxy", "Write it as http://host:port")

@@ -64,8 +64,7 @@ class Signer:
         text = f"AWS4-HMAC-SHA256\n{time}\n{scope}\n{digest}"
         signature = hmac.digest(self._key(day), text.encode(), "sha256").hex()
         signed["authorization"] = (
-            f"AWS4-HMAC-SHA256 Credential={self._access_key}/{scope},"
-            f"SignedHeaders={name_list},Signature={signature}"
+            f"AWS4-HMAC-SHA256 Credential={self._access_key}/{scope},SignedHeaders={name_list},Signature={signature}"
         )
         return signed
 

@@ -39,6 +39,5 @@ def open_store(upstream: str, notify: Callable[[str], None] | None = None) -> Ob
             )
     raise ConfigurationError(
         f"CVMFS_UPSTREAM_STORAGE={upstream} is not of a known form",
-        remedy="Write it as S3,<temporary directory>,<repository>@<s3.conf>"
-        " or local,<temporary directory>,<directory>",
+        remedy="Write it as S3,<temporary directory>,<repository>@<s3.conf> or local,<temporary directory>,<directory>",
     )
