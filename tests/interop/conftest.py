@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What all of these tests need, and why they are skipped where it is missing."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from . import services
+from .services import Bucket, Directory, Place
+from .upstream import Tools, Upstream, find_tools
+
+_HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip everything here, for one reason, where there is no CernVM-FS."""
+    tools = find_tools()
+    if isinstance(tools, str):
+        for item in items:
+            if _HERE in item.path.parents:
+                item.add_marker(pytest.mark.skip(reason=f"interoperability not tested: {tools}"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _leave_nothing_behind() -> Iterator[None]:
+    """Clean up when the tests are told to end, too."""
+
+    def leave(number: int, _: object) -> None:
+        pytest.exit(f"signal {number}", returncode=128 + number)
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    yield
+    signal.signal(signal.SIGTERM, previous)
+
+
+@pytest.fixture(scope="session")
+def tools() -> Tools:
+    found = find_tools()
+    assert isinstance(found, Tools)
+    return found
+
+
+@pytest.fixture(scope="session")
+def upstream(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Upstream:
+    """CernVM-FS's own software."""
+    return Upstream(tools, tmp_path_factory.mktemp("upstream"))
+
+
+@pytest.fixture(scope="session")
+def session_token() -> str:
+    return secrets.token_hex(3)
+
+
+@pytest.fixture(scope="session")
+def bucket(session_token: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
+    """A bucket for this session."""
+    endpoint = os.environ.get("CVMFS_TEST_S3_ENDPOINT")
+    if not endpoint:
+        pytest.skip("interoperability over S3 not tested: CVMFS_TEST_S3_ENDPOINT is not set")
+    with services.bucket(
+        f"interop-{session_token}",
+        endpoint,
+        os.environ["CVMFS_TEST_S3_ACCESS_KEY"],
+        os.environ["CVMFS_TEST_S3_SECRET_KEY"],
+        tmp_path_factory.mktemp("s3"),
+    ) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def new_name(session_token: str) -> Callable[[str], str]:
+    """A function that makes repository names which nobody else uses."""
+    numbers = iter(range(1000))
+    return lambda word: f"{word}{next(numbers)}-{session_token}.example.org"
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Directory]:
+    """A directory with a web server."""
+    with services.served(tmp_path_factory.mktemp("served")) as directory:
+        yield directory
+
+
+@pytest.fixture(scope="module", params=["local", "S3"])
+def place(request: pytest.FixtureRequest) -> Place:
+    """Each kind of storage, one after the other."""
+    chosen: Place = request.getfixturevalue("served" if request.param == "local" else "bucket")
+    return chosen

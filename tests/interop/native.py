@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""This project's publisher, run as its users run it: by its command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .upstream import Published, run
+
+PROGRAM = Path(sys.executable).with_name("cvmfs_server")
+"""Not looked up on PATH, where CernVM-FS's own program has the same name."""
+
+
+class NativeRepository(Published):
+    """A repository with a configuration directory for the native publisher of its own.
+
+    :ivar config_dir: what ``CVMFS_CONFIG_DIR`` names
+    """
+
+    config_dir: Path
+
+    def __init__(self, name: str, url: str, config_dir: Path) -> None:
+        super().__init__(name, url, config_dir / "keys" / f"{name}.pub")
+        object.__setattr__(self, "config_dir", config_dir)
+
+    @property
+    def keys(self) -> Path:
+        return self.config_dir / "keys"
+
+    def configure(self, settings: Mapping[str, str]) -> None:
+        """Write a ``server.conf`` of what a publisher has to know, and nothing more."""
+        directory = self.config_dir / "repositories.d" / self.name
+        directory.mkdir(parents=True, exist_ok=True)
+        values = {
+            "CVMFS_REPOSITORY_NAME": self.name,
+            "CVMFS_STRATUM0": self.url,
+            "CVMFS_SPOOL_DIR": str(self.config_dir / "spool"),
+            **settings,
+        }
+        (directory / "server.conf").write_text("".join(f"{key}={value}\n" for key, value in values.items()))
+
+    def server(self, command: str, *options: str | Path, stdin: str | None = None, expect: int | None = 0) -> str:
+        """Run a subcommand on this repository, and return what it prints.
+
+        :raises CommandFailed: when it has another exit code
+        """
+        done = self._run([command, *options, self.name], stdin, expect)
+        return done.stdout + done.stderr
+
+    def document(self, command: str, *options: str | Path, stdin: str | None = None) -> dict[str, Any]:
+        """Run a subcommand, and return the JSON document that it prints."""
+        document: dict[str, Any] = json.loads(self._run([command, "--json", *options, self.name], stdin, 0).stdout)
+        return document
+
+    def publish(self, *changes: Mapping[str, Any], options: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Publish changes in a transaction, and return what the publisher says about it."""
+        self.server("transaction")
+        change_set = json.dumps({"version": 1, "changes": changes})
+        result = self.document("publish", "--changes", "-", *options, stdin=change_set)
+        assert result["changed"], result
+        return result
+
+    def mirror(self, source: Path, base_dir: str = "", *options: str) -> dict[str, Any]:
+        """Make a directory of the repository equal to a source, and publish."""
+        change = {"source": str(source), "base_dir": base_dir, "mode": "mirror", "allow_empty": True}
+        return self.publish(change, options=options)
+
+    def check(self) -> None:
+        """Let the publisher check everything, and every byte of every object."""
+        self.server("check", "-i")
+
+    def _run(
+        self, arguments: list[str | Path], stdin: str | None, expect: int | None
+    ) -> subprocess.CompletedProcess[str]:
+        argv = ["env", f"CVMFS_CONFIG_DIR={self.config_dir}", PROGRAM, *arguments]
+        return run(argv, stdin=stdin, expect=expect)
+
+
