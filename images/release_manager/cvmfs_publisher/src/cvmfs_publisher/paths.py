@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Repository paths: bytes, relative to the repository's root, without leading or trailing slash; the root itself is ``b""``.
+"""Repository paths: bytes, relative to the root, without leading or trailing slash; the root itself is ``b""``.
 
 File names are bytes because CernVM-FS, like POSIX, allows any byte in them but ``/`` and NUL.
 """

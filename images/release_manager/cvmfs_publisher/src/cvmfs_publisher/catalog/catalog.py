@@ -175,6 +175,22 @@ class Catalog:
         with self._errors():
             return int(self._connection.execute("SELECT count(*) FROM catalog").fetchone()[0])
 
+    def file_digests(self) -> Iterator[bytes]:
+        """Yield the digests of the objects that whole files are stored in; the same one may come several times."""
+        with self._errors():
+            query = "SELECT hash FROM catalog WHERE length(hash) > 0 AND flags & ? = 0 AND flags & ? = 0"
+            for (digest,) in self._connection.execute(query, (Flag.DIRECTORY, Flag.EXTERNAL)):
+                yield digest
+
+    def chunk_digests(self) -> Iterator[bytes]:
+        """Yield the digests of the objects that pieces of files are stored in; the same one may come several times."""
+        with self._errors():
+            query = (
+                "SELECT chunks.hash FROM chunks JOIN catalog USING (md5path_1, md5path_2) WHERE catalog.flags & ? = 0"
+            )
+            for (digest,) in self._connection.execute(query, (Flag.EXTERNAL,)):
+                yield digest
+
     @property
     def revision(self) -> int:
         """How often this catalog was published; of a root catalog the repository's revision."""

@@ -68,7 +68,8 @@ _PROPERTIES = "CREATE TABLE {schema}properties (key TEXT, value TEXT, CONSTRAINT
 # pages, and the repeated keys of a directory compress well.
 _TABLES = (
     (_PROPERTIES, "properties", "key"),
-    (_CATALOG, "catalog", "parent_1, parent_2, name, md5path_1, md5path_2"),
+    # Clients give the first row of the root catalog the inode of the repository's root, which alone has no parent
+    (_CATALOG, "catalog", "parent_1 != 0 OR parent_2 != 0, parent_1, parent_2, name, md5path_1, md5path_2"),
     (_CHUNKS, "chunks", "md5path_1, md5path_2, offset, size"),
     (_NESTED_CATALOGS, "nested_catalogs", "path"),
     (_BIND_MOUNTPOINTS, "bind_mountpoints", "path"),

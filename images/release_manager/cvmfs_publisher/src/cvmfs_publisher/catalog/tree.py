@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import tempfile
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -16,7 +16,7 @@ from ..errors import PublisherError
 from .catalog import Catalog, NestedReference, corrupt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from ..storage import ObjectStore
     from .entry import DirectoryEntry
@@ -129,6 +129,27 @@ class CatalogTree:
     def catalog(self, path: bytes) -> Catalog:
         """Return the catalog that holds the content of the directory `path`, for use until the next call."""
         return self._load(self._host(path))
+
+    def catalogs_around(self, directories: Iterable[bytes], budget: int) -> Iterator[Catalog]:
+        """Yield the catalogs with the content of `directories` and those nested below, each once, nearest first.
+
+        A directory that does not exist stands for its nearest parent that has a catalog. Each catalog may be used until
+        the next one is asked for.
+
+        :param budget: bytes of catalogs, uncompressed, after which no more are fetched
+        """
+        pending = deque((self._host(directory), directory) for directory in sorted(directories))
+        seen: set[Node] = set()
+        while pending and budget > 0:
+            node, directory = pending.popleft()
+            if node in seen:
+                continue
+            seen.add(node)
+            catalog = self._load(node)
+            budget -= catalog.file.stat().st_size
+            yield catalog
+            below = sorted(path for path in node.references if paths.is_below(path, directory))
+            pending += [(self._child(node, path), path) for path in below]
 
     def statistics(self) -> Statistics:
         """Return the root catalog's counters, as they were published."""

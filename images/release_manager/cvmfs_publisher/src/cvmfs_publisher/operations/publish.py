@@ -20,6 +20,7 @@ from ..repository import History, Lease, Manifest, Repository, ServerConfig, Tag
 from ..storage import ObjectStore
 from .apply import ApplyOptions, ChangeReport, ContentDone, apply_changes
 from .environment import Environment
+from .known import KnownObjects
 from .transaction import Session, abort, close_session, current_session, kept_alive, open_transaction
 
 _UNSUPPORTED = {
@@ -133,6 +134,7 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
                         hash_algorithm=base.root_hash.algorithm,
                         compression=_compression(settings, options),
                         chunking=_chunking(settings),
+                        known=KnownObjects(repository.store, base.root_hash, changes, scratch),
                         progress=progress,
                         scratch=scratch,
                     ) as pipeline,
