@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: (c) 2026, the cvmfs.publishing authors
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.NOTPARALLEL:
+
+# What make quickstart publishes: a directory or a tar file; empty for a release of well-known scientific packages.
+SRC ?=
+export SRC
+# Options for all runs of pytest, as PYTEST_OPTIONS='-k lease -x'.
+PYTEST_OPTIONS ?=
+
+VENV := .venv-test
+PYTEST := $(VENV)/bin/python -m pytest $(PYTEST_OPTIONS)
+ENVIRONMENT := eval "$$(tools/container-env build)"; export PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+PUBLISHER := images/release_manager/cvmfs_publisher
+
+##@ Try it
+
+.PHONY: quickstart
+quickstart: ## From a bare Debian to a published, verified software release (SRC=directory|tar publishes your own)
+	@tools/quickstart "$$SRC"
+
+.PHONY: clean-quickstart
+clean-quickstart: ## Remove every container, image, volume, secret and file of the quickstart (KEEP_CACHE=1 spares downloads)
+	@tools/clean-quickstart
+
+##@ Work on it
+
+.PHONY: images
+images: ## Build the container images: Debian base, one-node Ceph, release manager
+	tools/build-images
+
+.PHONY: packages
+packages:
+	@tools/install-packages test
+
+.PHONY: venv
+venv: packages ## Make the virtual environment of tests and checks, .venv-test
+	@tools/virtualenv $(VENV) requirements/test.txt
+	@[ -e $(VENV)/bin/cvmfs_server ] || $(VENV)/bin/pip install --quiet --no-deps --no-build-isolation --editable $(PUBLISHER)
+
+.PHONY: lock
+lock: ## Pin all requirements to the latest versions, with hashes (needs uv)
+	tools/lock-requirements
+
+##@ Test it
+
+.PHONY: test
+test: lint test-unit test-publisher test-images test-integration test-molecule test-docker test-sanity ## All tests and checks
+
+.PHONY: lint
+lint: venv ## shellcheck, ruff, mypy, yamllint, ansible-lint
+	git ls-files -z --cached --others --exclude-standard | xargs -0 grep -lIE '^#!.*\<(ba)?sh$$' | xargs shellcheck
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/mypy $(PUBLISHER)/src
+	$(VENV)/bin/yamllint --strict .
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" ansible-lint --offline --profile production
+
+.PHONY: test-unit
+test-unit: venv ## Unit tests of the collection
+	$(PYTEST) tests/unit
+
+.PHONY: test-publisher
+test-publisher: venv images ## Tests of the native publisher, on local storage and on Ceph
+	$(ENVIRONMENT); tools/with-ceph $(PYTEST) $(PUBLISHER)/tests
+
+.PHONY: test-images
+test-images: venv images ## Tests of the images and of the tools that build and start them
+	$(ENVIRONMENT); tools/with-ceph $(PYTEST) tests/images
+
+.PHONY: test-integration
+test-integration: venv images ## Modules and roles on real podman and real Ceph
+	$(ENVIRONMENT); tools/with-ceph $(PYTEST) tests/integration
+
+.PHONY: test-docker
+test-docker: venv images ## The tests of images and modules that concern docker (root; uses the machine's docker or starts one)
+	$(ENVIRONMENT); tools/with-docker tools/with-ceph $(PYTEST) -m docker tests/images tests/integration
+
+.PHONY: test-molecule
+test-molecule: venv images ## The Molecule scenarios
+	$(ENVIRONMENT); tools/with-ceph molecule test --all
+
+.PHONY: test-sanity
+test-sanity: venv ## ansible-test sanity
+	tools/test-sanity
+
+.PHONY: clean
+clean: ## Remove what tests and checks left in the checkout
+	rm -rf build $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.PHONY: help
+help: ## This text
+	@awk 'BEGIN {FS = ":.*## "} \
+	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
