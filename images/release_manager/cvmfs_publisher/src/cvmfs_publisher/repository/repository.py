@@ -40,6 +40,7 @@ from ..errors import (
 from . import manifest as manifest_module
 from . import whitelist as whitelist_module
 from .history import History
+from .lease import Lease
 from .manifest import MANIFEST_KEY, Manifest
 from .reflog import REFLOG_KEY, Reflog
 from .signing import Certificate, RepositoryKey
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import rsa
 
     from ..storage import ObjectStore, Version
-    from .lease import Lease
 
 MASTER_REPLICA_KEY = ".cvmfs_master_replica"
 MASTER_REPLICA = b"This file marks the repository as replicatable to stratum 1 servers\n"
@@ -75,6 +75,7 @@ class Repository:
         version: Version,
         certificate: Certificate,
         whitelist: Whitelist,
+        master_keys: Sequence[rsa.RSAPublicKey] = (),
     ) -> None:
         self.name = name
         self.store = store
@@ -82,6 +83,7 @@ class Repository:
         self.certificate = certificate
         self.whitelist = whitelist
         self._version = version
+        self._master_keys = master_keys
 
     @classmethod
     def open(cls, name: str, store: ObjectStore, master_keys: Sequence[rsa.RSAPublicKey]) -> Self:
@@ -118,7 +120,7 @@ class Repository:
                 "which is not in the whitelist",
                 remedy=f"Resign the whitelist for the current certificate: cvmfs_server resign {name}",
             )
-        return cls(name, store, manifest, version, certificate, whitelist)
+        return cls(name, store, manifest, version, certificate, whitelist, master_keys)
 
     @classmethod
     def create(
@@ -136,21 +138,35 @@ class Repository:
         :param signed_whitelist: lists the key's certificate
         :param replicable: whether Stratum 1 servers may copy it
         :raises RepositoryExists: when there is a repository in the store; it is not touched
+        :raises LeaseHeld: when another is being made with other keys
         """
-        require_absent(store, manifest.repository)
         whitelist = Whitelist.parse(signed_whitelist)
         require_may_sign(whitelist, key)
-        # Until there is a manifest, the whitelist of a mkfs that died is in nobody's way
-        store.put(WHITELIST_KEY, signed_whitelist)
-        if replicable:
-            store.put(MASTER_REPLICA_KEY, MASTER_REPLICA)
-        complete, reflog = _complete(store, manifest, key, Reflog(manifest.repository), int(time.time()))
+        # Keeps two of them with different keys from mixing their whitelists and manifests. With the same keys one may
+        # go on where another died.
+        lease = Lease.acquire(
+            store,
+            manifest.repository,
+            session=key.certificate.fingerprint(),
+            holder="cvmfs_server mkfs",
+            transaction="mkfs",
+            base_revision=0,
+        )
         try:
-            version = store.put_if_absent(MANIFEST_KEY, complete.signed(key))
-        except PreconditionFailed:
-            raise _exists(store, manifest.repository) from None
-        if reflog is not None:
-            store.put(REFLOG_KEY, reflog)
+            require_absent(store, manifest.repository)
+            # Until there is a manifest, the whitelist of a mkfs that died is in nobody's way
+            store.put(WHITELIST_KEY, signed_whitelist)
+            if replicable:
+                store.put(MASTER_REPLICA_KEY, MASTER_REPLICA)
+            complete, reflog = _complete(store, manifest, key, Reflog(manifest.repository), int(time.time()))
+            try:
+                version = store.put_if_absent(MANIFEST_KEY, complete.signed(key))
+            except PreconditionFailed:
+                raise _exists(store, manifest.repository) from None
+            if reflog is not None:
+                store.put(REFLOG_KEY, reflog)
+        finally:
+            lease.release()
         return cls(manifest.repository, store, complete, version, key.certificate, whitelist)
 
     def history(self) -> History:
@@ -180,11 +196,13 @@ class Repository:
         return self.store.exists(MASTER_REPLICA_KEY)
 
     def require_signer(self, key: RepositoryKey) -> None:
-        """Refuse to publish what clients would not accept.
+        """Refuse to publish what clients would not accept. The whitelist may have been resigned in the meantime.
 
         :raises SignatureError: when the key's certificate is not in the whitelist
         :raises WhitelistExpired: when the whitelist has expired
         """
+        if self._master_keys:
+            self.whitelist = read_whitelist(self.store, self.name, self._master_keys)
         require_may_sign(self.whitelist, key)
 
     def commit(
@@ -245,7 +263,10 @@ class Repository:
             return f"{REFLOG_KEY} is missing; the next publish restores it"
         if expected is None:
             return f"{REFLOG_KEY} is there, but the manifest has no hash of it; the next publish adds that"
-        reflog = Reflog.parse(data)
+        try:
+            reflog = _parse_reflog(data)
+        except CorruptObject as error:
+            return str(error)
         for content_hash in _objects(self.manifest):
             if not reflog.contains(content_hash):
                 return f"{REFLOG_KEY} lacks {content_hash.key()} of the current revision; the next publish adds it"
@@ -262,7 +283,7 @@ class Repository:
         expected = self.manifest.reflog_hash
         if expected is None or (data is not None and ContentHash.of(data, expected.algorithm) == expected):
             return False
-        reflog = Reflog.parse(data) if data is not None else Reflog(self.name)
+        reflog = _parse_reflog(data) if data is not None else Reflog(self.name)
         reflog.add_manifest(self.manifest)
         finished = reflog.serialise()
         if ContentHash.of(finished, expected.algorithm) != expected:
@@ -276,7 +297,7 @@ class Repository:
         if data is None and self.manifest.reflog_hash is None:
             return None
         if data is not None:
-            reflog = Reflog.parse(data)
+            reflog = _parse_reflog(data)
         else:
             # Lost. What can be known without reading all old catalogs:
             reflog = Reflog(self.name)
@@ -339,6 +360,16 @@ def require_absent(store: ObjectStore, name: str) -> None:
     """
     if store.exists(MANIFEST_KEY):
         raise _exists(store, name)
+
+
+def _parse_reflog(data: bytes) -> Reflog:
+    try:
+        return Reflog.parse(data)
+    except CorruptObject as error:
+        raise CorruptObject(
+            f"{REFLOG_KEY} cannot be read: {error.message}",
+            remedy="Restore it from a backup, or delete it: the next publish writes a new one with all tagged revisions",
+        ) from error
 
 
 def _exists(store: ObjectStore, name: str) -> RepositoryExists:
