@@ -14,9 +14,11 @@ import json
 
 from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import CommandError, PublishingError, action
 
+_PROGRESS_SECONDS = 2  # between two lines of progress, where somebody reads them
+
 
 class CvmfsServer:
-    """The command as it is in one place: `execute(command, stdin=..., stderr_path=...)` runs it there.
+    """The command as it is in one place: `execute(command, stdin=, stderr_path=, environment=)` runs it there.
 
     `fqrn` is the repository that every subcommand is about. `progress_path` is a file on this host that the command's
     standard error is written to while it runs.
@@ -123,7 +125,12 @@ class CvmfsServer:
         return self._json([*argv, self._fqrn], accept=(0, 1))
 
     def _json(self, arguments, *, stdin=None, accept=(0,)):
-        completed = self._execute(["cvmfs_server", *arguments], stdin=stdin, stderr_path=self._progress_path)
+        completed = self._execute(
+            ["cvmfs_server", *arguments],
+            stdin=stdin,
+            stderr_path=self._progress_path,
+            environment={"CVMFS_PROGRESS_INTERVAL": _PROGRESS_SECONDS} if self._progress_path else None,
+        )
         if completed.rc not in accept or not completed.stdout.strip():
             raise CommandError(_reason(completed), completed)
         try:

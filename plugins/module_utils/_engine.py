@@ -88,13 +88,13 @@ class Engine(abc.ABC):
     # Containers
 
     @action("run {command[0]} in a container of image {container.image}")
-    def run(self, *, container: Container, command, stdin=None, stderr_path=None):
+    def run(self, *, container: Container, command, stdin=None, stderr_path=None, environment=None):
         """Run `command` in a container that is gone afterwards.
 
         Return :class:`_command.Completed`, whatever its exit code.
         """
-        interactive = ["-i"] if stdin is not None else []
-        argv = [self.name, "run", "--rm", *interactive, *self._arguments(container), container.image, *command]
+        options = [*_exec_options(stdin, environment), *self._arguments(container)]
+        argv = [self.name, "run", "--rm", *options, container.image, *command]
         return self._run_command(argv, stdin=stdin, stderr_path=stderr_path)
 
     @action("start container {container.name}")
@@ -107,10 +107,9 @@ class Engine(abc.ABC):
             self.remove(name=container.name)
             raise PublishingError(f"It ended at once, saying: {(logs.stdout + logs.stderr).strip() or 'nothing'}")
 
-    def exec(self, *, name, command, stdin=None, stderr_path=None):
+    def exec(self, *, name, command, stdin=None, stderr_path=None, environment=None):
         """Run `command` in the running container `name`; return :class:`_command.Completed`, whatever its exit code."""
-        interactive = ["-i"] if stdin is not None else []
-        argv = [self.name, "exec", *interactive, name, *command]
+        argv = [self.name, "exec", *_exec_options(stdin, environment), name, *command]
         return self._run_command(argv, stdin=stdin, stderr_path=stderr_path)
 
     def inspect(self, *, name):
@@ -319,6 +318,13 @@ def file_system_type(path, mounts="/proc/self/mounts"):
             if inside and len(point) >= len(best):
                 best, kind = point, found
     return kind
+
+
+def _exec_options(stdin, environment):
+    options = ["-i"] if stdin is not None else []
+    for name, value in sorted((environment or {}).items()):
+        options += ["-e", f"{name}={value}"]  # settings; a secret never comes this way
+    return options
 
 
 def _runtime_directory():

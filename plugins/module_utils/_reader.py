@@ -345,8 +345,8 @@ class Catalog:
             chunks.setdefault((first, second), []).append((offset, size, digest))
         optional = [name if name in columns else "NULL" for name in ("mtimens", "xattr")]
         rows = database.execute(
-            "SELECT md5path_1, md5path_2, parent_1, parent_2, name, hardlinks, hash, size, mode, mtime, flags, symlink, "
-            f"uid, gid, {', '.join(optional)} FROM catalog"
+            "SELECT md5path_1, md5path_2, parent_1, parent_2, name, hardlinks, hash, size, mode, mtime, flags, "
+            f"symlink, uid, gid, {', '.join(optional)} FROM catalog"
         )
         children: dict[tuple[int, int], list] = {}
         root = None

@@ -36,6 +36,16 @@ ARGUMENT_SPEC = {
     "progress_path": {"type": "path"},
 }
 
+# What the modules that read a repository as everybody can have in common. Documented in doc_fragments/reader.py.
+READER_ARGUMENT_SPEC = {
+    "repository": {"type": "str", "aliases": ["fqrn"]},
+    "url": {"type": "str"},
+    "public_keys": {"type": "list", "elements": "str", "default": [], "no_log": False},
+    "config_dir": {"type": "path"},
+    "ca_path": {"type": "path"},
+    "validate_certs": {"type": "bool", "default": True},
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class ReleaseManager:
@@ -69,7 +79,7 @@ class ReleaseManager:
                 network=facts["network"],
                 memory=facts["memory"],
                 secrets=facts["secrets"],
-                labels={REPOSITORY_LABEL: fqrn},
+                labels={**facts["labels"], REPOSITORY_LABEL: fqrn},
             )
             return cls(fqrn, directory, facts["stratum0_url"], engine(facts["engine"]), container, progress_path)
         except FileNotFoundError:
@@ -95,8 +105,13 @@ class ReleaseManager:
 
         It remembers what it has read. PublishingError.
         """
+        return Repository(self.stratum0_url, [self.public_key()], fqrn=self.fqrn)
+
+    @action("read the public key of {0.fqrn}")
+    def public_key(self):
+        """Return the public half of the master key, as PEM. PublishingError."""
         with open(self._public_key_path, encoding="ascii") as stream:
-            return Repository(self.stratum0_url, [stream.read()], fqrn=self.fqrn)
+            return stream.read()
 
     def settings(self):
         """Return what server.conf says, by key."""
@@ -189,6 +204,17 @@ class ReleaseManager:
 
     def _server(self, execute):
         return CvmfsServer(execute=execute, fqrn=self.fqrn, progress_path=self.progress_path)
+
+
+def reader_options(params):
+    """Return the arguments of :class:`Repository` that a reading module's parameters stand for. PublishingError."""
+    url, public_keys = params["url"], params["public_keys"]
+    if url is None:
+        root = params["config_dir"] or default_config_dir()
+        release_manager = ReleaseManager.load(config_dir=root, fqrn=params["repository"])
+        url, public_keys = release_manager.stratum0_url, public_keys or [release_manager.public_key()]
+    tls = {name: params[name] for name in ("ca_path", "validate_certs")}
+    return {"url": url, "public_keys": public_keys, "fqrn": params["repository"], **tls}
 
 
 def default_config_dir():

@@ -34,6 +34,7 @@ from ansible_collections.cvmfs.publishing.plugins.module_utils._reader import (
 
 _CONNECTIONS = 4  # of each process
 _BATCH = 64  # objects that a process is given at a time
+_MARKER = b".cvmfscatalog"
 _READ = 1 << 20  # bytes read from a source at a time
 
 
@@ -175,10 +176,9 @@ class Verifier:
             if item.link is not None:
                 groups.setdefault((os.path.dirname(path), item.link), []).append(path)
         if comparison.mirror:
-            implied = _parents(found)
-            differences += [
-                (path, "is not in the source") for path in below if path not in found and path not in implied
-            ]
+            # Markers of nested catalogs may come from the publish's options instead of the source.
+            known = {*found, *_parents(found), *(path for path in below if os.path.basename(path) == _MARKER)}
+            differences += [(path, "is not in the source") for path in below if path not in known]
         differences += _hard_link_differences(below, found, groups)
 
     def _differences(self, entry, item, comparison):
@@ -431,9 +431,8 @@ class ProgressLine:
         rate = done / max(now - self._begin, 0.001)
         left = (total - done) / rate if rate else 0
         with open(self._path, "a", encoding="utf-8") as stream:
-            stream.write(
-                f"Verifying: {done:,} of {total:,} objects  {size / 1e6:,.1f} MB  {rate:,.0f} objects/s  {left:.0f} s left\n"
-            )
+            stream.write(f"Verifying: {done:,} of {total:,} objects  {size / 1e6:,.1f} MB  ")
+            stream.write(f"{rate:,.0f} objects/s  {left:.0f} s left\n")
 
 
 def describe(differences, limit=1000):

@@ -223,6 +223,8 @@ class Publish(PublishingModule):
         else:
             report = self._publish_alone()
         self.changed = report.pop("changed")
+        for warning in report.pop("warnings", []):
+            self.module.warn(warning)
         self.result.update(report)
         self.prepared_diff = describe_changes(report)
 

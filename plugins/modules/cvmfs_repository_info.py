@@ -16,36 +16,10 @@ description:
 author:
   - The cvmfs.publishing authors (@cvmfs)
 extends_documentation_fragment:
+  - cvmfs.publishing.reader
   - cvmfs.publishing.attributes
   - cvmfs.publishing.attributes.info
   - cvmfs.publishing.attributes.action_group
-options:
-  url:
-    description:
-      - The URL of the repository, which ends with its name.
-    type: str
-    required: true
-  repository:
-    description:
-      - The fully qualified name that the repository must have.
-    type: str
-    aliases: [fqrn]
-  public_keys:
-    description:
-      - The public halves of master keys, in PEM form. With them, the signatures are verified, and it is an error if
-        they are wrong.
-    type: list
-    elements: str
-    default: []
-  ca_path:
-    description:
-      - A file with the certificate authorities that may have signed the server's certificate, in PEM form.
-    type: path
-  validate_certs:
-    description:
-      - Whether to check the server's certificate.
-    type: bool
-    default: true
 seealso:
   - module: cvmfs.publishing.cvmfs_verify
 """
@@ -65,6 +39,10 @@ EXAMPLES = r"""
 RETURN = r"""
 repository:
   description: The name of the repository.
+  returned: success
+  type: str
+url:
+  description: The URL of the repository.
   returned: success
   type: str
 revision:
@@ -162,32 +140,30 @@ import datetime
 from ansible_collections.cvmfs.publishing.plugins.module_utils._manifest import WhitelistExpired
 from ansible_collections.cvmfs.publishing.plugins.module_utils._module import PublishingModule
 from ansible_collections.cvmfs.publishing.plugins.module_utils._reader import Repository, timestamp
+from ansible_collections.cvmfs.publishing.plugins.module_utils._release_manager import (
+    READER_ARGUMENT_SPEC,
+    reader_options,
+)
 
 
 class RepositoryInfo(PublishingModule):
-    argument_spec = dict(
-        url=dict(type="str", required=True),
-        repository=dict(type="str", aliases=["fqrn"]),
-        public_keys=dict(type="list", elements="str", default=[], no_log=False),
-        ca_path=dict(type="path"),
-        validate_certs=dict(type="bool", default=True),
-    )
+    argument_spec = READER_ARGUMENT_SPEC
+    module_options = dict(required_one_of=[("url", "repository")])
 
     def execute(self):
-        options = {name: self.params[name] for name in ("ca_path", "validate_certs")}
-        repository = Repository(
-            self.params["url"], self.params["public_keys"], fqrn=self.params["repository"], **options
-        )
+        options = reader_options(self.params)
+        repository = Repository(**options)
         with contextlib.suppress(WhitelistExpired):  # that is one of the facts
             repository.revision()
         manifest, whitelist = repository.manifest(), repository.whitelist()
         left = whitelist.expires - datetime.datetime.now(datetime.timezone.utc)
         self.result.update(
             repository=manifest.repository,
+            url=options["url"],
             revision=manifest.revision,
             root_hash=manifest.root_hash,
             published=timestamp(manifest.published),
-            verified=bool(self.params["public_keys"]),
+            verified=bool(options["public_keys"]),
             ttl=manifest.ttl,
             garbage_collectable=manifest.garbage_collectable,
             tags=repository.tags(),

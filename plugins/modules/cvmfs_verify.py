@@ -19,26 +19,11 @@ description:
 author:
   - The cvmfs.publishing authors (@cvmfs)
 extends_documentation_fragment:
+  - cvmfs.publishing.reader
   - cvmfs.publishing.attributes
   - cvmfs.publishing.attributes.info
   - cvmfs.publishing.attributes.action_group
 options:
-  url:
-    description:
-      - The URL of the repository, which ends with its name.
-    type: str
-    required: true
-  repository:
-    description:
-      - The fully qualified name that the repository must have.
-    type: str
-    aliases: [fqrn]
-  public_keys:
-    description:
-      - The public halves of the master keys to trust, in PEM form.
-    type: list
-    elements: str
-    required: true
   content:
     description:
       - What to compare the tree with.
@@ -81,15 +66,6 @@ options:
     description:
       - A file on the host to which the progress is written.
     type: path
-  ca_path:
-    description:
-      - A file with the certificate authorities that may have signed the server's certificate, in PEM form.
-    type: path
-  validate_certs:
-    description:
-      - Whether to check the server's certificate.
-    type: bool
-    default: true
 seealso:
   - module: cvmfs.publishing.cvmfs_publish
 """
@@ -170,6 +146,10 @@ import time
 
 from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError
 from ansible_collections.cvmfs.publishing.plugins.module_utils._module import PublishingModule
+from ansible_collections.cvmfs.publishing.plugins.module_utils._release_manager import (
+    READER_ARGUMENT_SPEC,
+    reader_options,
+)
 from ansible_collections.cvmfs.publishing.plugins.module_utils._verify import (
     Comparison,
     ProgressLine,
@@ -180,9 +160,6 @@ from ansible_collections.cvmfs.publishing.plugins.module_utils._verify import (
 
 class Verify(PublishingModule):
     argument_spec = dict(
-        url=dict(type="str", required=True),
-        repository=dict(type="str", aliases=["fqrn"]),
-        public_keys=dict(type="list", elements="str", required=True, no_log=False),
         content=dict(
             type="list",
             elements="dict",
@@ -197,21 +174,17 @@ class Verify(PublishingModule):
         fail_on_difference=dict(type="bool", default=True),
         max_differences=dict(type="int", default=1000),
         progress_path=dict(type="path"),
-        ca_path=dict(type="path"),
-        validate_certs=dict(type="bool", default=True),
+        **READER_ARGUMENT_SPEC,
     )
+    module_options = dict(required_one_of=[("url", "repository")])
 
     def execute(self):
         comparisons = [_comparison(item) for item in self.params["content"]]
         begin = time.monotonic()
-        verifier = Verifier(
-            self.params["url"],
-            self.params["public_keys"],
-            fqrn=self.params["repository"],
-            progress=ProgressLine(self.params["progress_path"]),
-            ca_path=self.params["ca_path"],
-            validate_certs=self.params["validate_certs"],
-        )
+        options = reader_options(self.params)
+        if not options["public_keys"]:
+            raise PublishingError("There is no public key to trust", remedy="Give public_keys.")
+        verifier = Verifier(progress=ProgressLine(self.params["progress_path"]), **options)
         report = verifier.verify(comparisons)
         differences = report.differences
         self.result.update(
@@ -231,7 +204,7 @@ class Verify(PublishingModule):
         if differences and self.params["fail_on_difference"]:
             first = "; ".join(f"{item['path']} {item['difference']}" for item in self.result["differences"][:3])
             raise PublishingError(
-                f"{self.params['url']} is not what it should be in {len(differences)} places: {first}",
+                f"{options['url']} is not what it should be in {len(differences)} places: {first}",
                 remedy="All of them are in differences.",
             )
 
