@@ -11,8 +11,8 @@ attributes:
   check_mode:
     description: Can run in C(check_mode) and return the changed status prediction without modifying the target.
   diff_mode:
-    description: Will return details on what has changed, or possibly needs changing in C(check_mode), when in diff
-    mode.
+    description: >-
+      Will return details on what has changed, or possibly needs changing in C(check_mode), when in diff mode.
   platform:
     description: Target systems the module works on.
     platforms: posix
