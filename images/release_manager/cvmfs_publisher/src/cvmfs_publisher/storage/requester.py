@@ -104,11 +104,17 @@ class Requester:
             except TransportError as error:
                 reason, permanent = error.reason, error.permanent
                 uncertain = uncertain or error.sent
+            delay = None if permanent else backoff.next(retry_after, contacted=self._answered)
+            if delay is not None:
+                self._notice(reason)
+                if cancel is None:
+                    time.sleep(delay)
+                else:
+                    cancel.wait(delay)
             if cancel is not None and cancel.is_set():
                 raise StorageError(f"{method} {subject} was broken off")
-            if permanent or not backoff.wait(retry_after, cancel, contacted=self._answered):
+            if delay is None:
                 raise self._unreachable(f"{method} {subject}", reason, backoff.elapsed)
-            self._notice(reason)
 
     def close(self) -> None:
         """Close the connections."""

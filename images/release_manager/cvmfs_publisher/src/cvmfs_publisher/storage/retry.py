@@ -6,10 +6,6 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .cancellation import Cancellation
 
 _RETRY_AFTER_CAP = 10.0  # seconds; a server may ask for a longer wait, but does not get it
 
@@ -55,12 +51,11 @@ class Backoff:
         """Seconds since the first attempt began."""
         return time.monotonic() - self._begin
 
-    def wait(self, retry_after: float | None, cancel: Cancellation | None, *, contacted: bool) -> bool:
-        """Sleep until it is time for the next attempt. Return False when there should be none.
+    def next(self, retry_after: float | None, *, contacted: bool) -> float | None:
+        """Return the seconds to wait before the next attempt; None when there should be none.
 
         :param retry_after: what the server asked for, if anything
         :param contacted: whether the server has ever answered
-        :param cancel: ends the sleep
         """
         policy = self._policy
         delay = min(policy.maximum, policy.initial * 2.0 ** min(self._failures, 40))
@@ -70,10 +65,7 @@ class Backoff:
         self._failures += 1
         late = self.elapsed + delay
         if late > policy.total and self._failures > policy.at_least:
-            return False
+            return None
         if late > policy.first_contact and not contacted:
-            return False
-        if cancel is None:
-            time.sleep(delay)
-            return True
-        return not cancel.wait(delay)
+            return None
+        return delay

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -20,7 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _Default = TypeVar("_Default", int, None)
-_ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
+_PART = r"""'[^']*'|"(?:[^"\\]|\\.)*"|\\.|[^\s'"\\;&|<>()]"""
+_WORD_PART = re.compile(_PART)
+_NEEDS_SHELL = re.compile(r'[$`]|"(?:[^\\]|\\.)*?[$`].*"')
+_ASSIGNMENT = re.compile(rf"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=((?:{_PART})*)(?:\s+(?:#.*)?)?")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 _ACLS = (
@@ -209,25 +211,30 @@ class _Values:
 def _assignments(text: str, source: str, prefix: str) -> dict[str, str]:
     """Return the assignments in a file of shell syntax, without running a shell."""
     values = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         stripped = line.strip()
         if not stripped or stripped.startswith("#"):
             continue
         match = _ASSIGNMENT.fullmatch(stripped)
-        try:
-            words = shlex.split(match[2], comments=True) if match else None
-        except ValueError:
-            words = None
-        if match is None or words is None or len(words) > 1:
+        if match is None:
             raise ConfigurationError(
                 f"Line {number} of {source} is not of the form NAME=value",
                 remedy="Quote values with special characters",
             )
-        value = words[0] if words else ""
-        if re.search(r"[$`]", value) and "'" not in match[2]:
+        name, value = match.groups()
+        parts = _WORD_PART.findall(value)
+        if any(_NEEDS_SHELL.fullmatch(part) for part in parts):
             raise ConfigurationError(
-                f"Line {number} of {source} needs a shell to find the value of {match[1]}",
+                f"Line {number} of {source} needs a shell to find the value of {name}",
                 remedy="Write the value itself, in single quotes",
             )
-        values[match[1]] = value.replace("@fqrn@", prefix.rpartition("/")[2])
+        values[name] = "".join(map(_unquoted, parts)).replace("@fqrn@", prefix.rpartition("/")[2])
     return values
+
+
+def _unquoted(part: str) -> str:
+    if part[0] == "'":
+        return part[1:-1]
+    if part[0] == '"':
+        return re.sub(r'\\(["\\$`])', r"\1", part[1:-1])
+    return part[1:] if part[0] == "\\" else part
