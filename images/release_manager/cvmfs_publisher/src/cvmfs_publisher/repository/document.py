@@ -23,7 +23,10 @@ def opened(data: bytes, what: str) -> Iterator[sqlite3.Connection]:
     :param what: names it in messages
     :raises CorruptObject: when it is none, or lacks what is read within the context
     """
+    if not data:
+        raise CorruptObject(f"The {what} is empty")
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.text_factory = lambda text: text.decode("utf-8", "replace")
         try:
             connection.deserialize(data)
             yield connection

@@ -195,10 +195,11 @@ class Lease:
                 self._version = self._store.put_if_match(LEASE_KEY, info.serialise(), self._version)
             except PreconditionFailed:
                 try:
-                    current, self._version = _read(self._store)
+                    current, version = _read(self._store)
                 except ObjectNotFound:
                     raise _not_open(self._repository) from None
-                self._require_own(current, info.session)  # else another of the holder's processes renewed it
+                self._require_own(current, info.session)
+                self._version = version  # another of the holder's processes renewed it
             else:
                 self.info = info
                 return

@@ -63,9 +63,9 @@ def add_repository(existing: bytes | None, name: str) -> bytes:
     document: dict[str, Any] = {"schema": _SCHEMA, "repositories": [], "replicas": []}
     if existing is not None:
         try:
-            document |= json.loads(existing)
+            document |= dict(json.loads(existing).items())
             repositories = [entry for entry in document["repositories"] if entry["name"] != name]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CorruptObject(
                 f"{REPOSITORIES_KEY} is no list of repositories ({error})", remedy="Repair or remove that object"
             ) from None

@@ -368,7 +368,7 @@ def _parse_reflog(data: bytes) -> Reflog:
     except CorruptObject as error:
         raise CorruptObject(
             f"{REFLOG_KEY} cannot be read: {error.message}",
-            remedy="Restore it from a backup, or delete it: the next publish writes a new one with all tagged revisions",
+            remedy="Restore it from a backup, or delete it: the next publish makes one with all tagged revisions",
         ) from error
 
 
