@@ -6,15 +6,17 @@ from __future__ import annotations
 import io
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from catalog.judge import Judgement, Row, judge, read_object
 from cvmfs_publisher.catalog import DirectoryEntry, WritableCatalogTree
 from cvmfs_publisher.changes.change_set import Change, ChangeSet, Content, Deletion, Mode, Owner
 from cvmfs_publisher.content import Chunking, ContentHash, ContentPipeline, HashSuffix, put_object
 from cvmfs_publisher.operations.apply import ApplyOptions, ChangeReport, ContentDone, apply_changes
-from cvmfs_publisher.storage import LocalStore
+from cvmfs_publisher.storage import LocalStore, Version
 
 OWNER = Owner(5001, 5002)
 TIMESTAMP = 1_700_000_000
@@ -35,6 +37,18 @@ class Seen:
     """Of hard links: all names in the directory."""
 
 
+class MeddlingStore(LocalStore):
+    """A store that lets something happen, once, when the first object is to be stored."""
+
+    meddle: Callable[[], object] | None = None
+
+    def put(self, key: str, *args: Any, **kwargs: Any) -> Version:
+        if self.meddle is not None:
+            meddle, self.meddle = self.meddle, None
+            meddle()
+        return super().put(key, *args, **kwargs)
+
+
 class Repository:
     """Applies changes, commits, and reads what came of it with nothing of the publisher's own code."""
 
@@ -42,7 +56,7 @@ class Repository:
         self.storage = base / "storage"
         self.scratch = base / "scratch"
         self.scratch.mkdir(parents=True)
-        self.store = LocalStore(self.storage)
+        self.store = MeddlingStore(self.storage)
         self.root: ContentHash | None = None
         self.revision = 0
         self.options = ApplyOptions(owner=OWNER, timestamp=TIMESTAMP, scratch_dir=self.scratch, store=self.store)
@@ -109,10 +123,11 @@ class Repository:
         return tree
 
     def _pipeline(self) -> ContentPipeline[ContentDone]:
-        return ContentPipeline(self.store, chunking=CHUNKING, workers=2)
+        workers = 1 if self.store.meddle else 2  # one worker takes files in their order
+        return ContentPipeline(self.store, chunking=CHUNKING, workers=workers)
 
     def _options(self, stdin: bytes, changed: dict[str, object]) -> ApplyOptions:
-        return replace(self.options, standard_input=io.BytesIO(stdin), **changed)  # type: ignore[arg-type]
+        return replace(self.options, **{"standard_input": io.BytesIO(stdin), **changed})  # type: ignore[arg-type]
 
 
 def mirror(source: Path | str, base: str = "sw", **options: object) -> Content:

@@ -10,6 +10,7 @@ unpacked.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import stat
 import threading
@@ -20,6 +21,7 @@ from typing import Any, BinaryIO, Protocol, Self
 from ..catalog.entry import pack_xattrs, unpack_xattrs
 from ..catalog.schema import sqlite_errors
 from ..content import BytesSource, Chunk, Compression, ContentHash, ContentSource
+from ..errors import SourceChanged
 from ..paths import ROOT, join
 from ..paths import display as shown
 from ..paths import name as name_of
@@ -113,6 +115,7 @@ class ArchiveSource:
         with_xattrs: bool = False,
     ) -> None:
         self._stream = stream
+        self._seen = _status(stream)
         self._label = label
         self._owner = owner
         self._ignore_special_files = ignore_special_files
@@ -177,7 +180,15 @@ class ArchiveSource:
             pending.extend(join(path, entry.name) for entry in reversed(entries) if entry.is_directory)
 
     def verify(self) -> None:
-        """Do nothing: the archive was read once."""
+        """Look whether the archive's file, if it is one, has changed since it was opened.
+
+        :raises SourceChanged: if so
+        """
+        if _status(self._stream) != self._seen:
+            raise SourceChanged(
+                f"{self._label} changed while it was being read",
+                remedy="Wait until nothing writes to it, and publish again",
+            )
 
     @property
     def warnings(self) -> list[str]:
@@ -359,15 +370,23 @@ class _MemberSource:
         return self._label
 
 
+def _status(stream: BinaryIO) -> tuple[int, int, int] | None:
+    """Return what changes when a file is written to; None for pipes and the like."""
+    try:
+        status = os.fstat(stream.fileno())
+    except OSError:
+        return None
+    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
 def _path(reader: TarReader, written: bytes) -> bytes:
     """Return the path, relative to the archive's root, that a member's name or hard link means."""
+    remedy = "Pack it from within the directory that it is to hold: 'tar -C DIRECTORY -cf ARCHIVE .'"
     if written.startswith(b"/"):
-        raise reader.error(
-            f"has the absolute name {shown(written)!r}", remedy="Pack it with relative names: 'tar -C DIRECTORY .'"
-        )
+        raise reader.error(f"has the absolute name {shown(written)!r}", remedy=remedy)
     components = [component for component in written.split(b"/") if component not in (b"", b".")]
     if b".." in components:
-        raise reader.error(f"has '..' in the name {shown(written)!r}", remedy=REPACK)
+        raise reader.error(f"has '..' in the name {shown(written)!r}", remedy=remedy)
     if not written or b"\0" in written:
         raise reader.error("has no valid name", remedy=REPACK)
     if any(len(component) > _MAX_NAME for component in components):

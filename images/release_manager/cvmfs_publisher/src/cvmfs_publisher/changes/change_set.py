@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import grp
 import json
+import os
 import pwd
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,10 @@ from ..paths import ROOT, parse
 VERSION = 1
 STANDARD_INPUT = "-"
 
-_DOCUMENTED = "The README of cvmfs_publisher describes change sets"
+_FORM = (
+    'A change set is {"version": 1, "changes": [...]}, where a change is {"delete": "path"} or '
+    '{"source": "file", "base_dir": "path", "mode": "mirror" or "merge"}'
+)
 
 
 class Mode(Enum):
@@ -90,8 +94,8 @@ class ChangeSet:
         """
         try:
             content = json.loads(document)
-        except ValueError as error:
-            raise UsageError(f"{label} is not JSON: {error}", remedy=_DOCUMENTED) from None
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{label} is not JSON: {error}", remedy=_FORM) from None
         fields = _Fields(content, label)
         version = fields.take("version", int)
         if version != VERSION:
@@ -207,7 +211,7 @@ class _Fields:
 
     def __init__(self, value: object, label: str) -> None:
         if not isinstance(value, Mapping):
-            raise UsageError(f"{label} is not a JSON object", remedy=_DOCUMENTED)
+            raise UsageError(f"{label} is not a JSON object", remedy=_FORM)
         self._values = dict(value)
         self._label = label
 
@@ -218,15 +222,24 @@ class _Fields:
         """Return the value of `key` and forget it; an enumeration is given by its value."""
         value = self._values.pop(key, default)
         if value is None:
-            raise UsageError(f"{self._label} lacks the key {key!r}", remedy=_DOCUMENTED)
+            raise UsageError(f"{self._label} lacks the key {key!r}", remedy=_FORM)
         if issubclass(kind, Enum) and value in [item.value for item in kind]:
             return kind(value)
         if type(value) is not kind:
             choices = " or ".join(repr(item.value) for item in kind) if issubclass(kind, Enum) else _JSON_NAMES[kind]
-            raise UsageError(f"{self._label}: {key!r} must be {choices}, not {value!r}", remedy=_DOCUMENTED)
+            raise UsageError(f"{self._label}: {key!r} must be {choices}, not {value!r}", remedy=_FORM)
+        if isinstance(value, str) and not _is_file_name(value):
+            raise UsageError(f"{self._label}: {key!r} must be the name of a file, not {value!r}", remedy=_FORM)
         return value
 
     def end(self) -> None:
         """Refuse what has not been taken."""
         for key in self._values:
-            raise UsageError(f"{self._label} has the unknown key {key!r}", remedy=_DOCUMENTED)
+            raise UsageError(f"{self._label} has the unknown key {key!r}", remedy=_FORM)
+
+
+def _is_file_name(text: str) -> bool:
+    try:
+        return bool(text) and b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False

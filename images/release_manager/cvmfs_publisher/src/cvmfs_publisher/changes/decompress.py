@@ -40,7 +40,8 @@ def open_tar_stream(stream: BinaryIO, label: str) -> BinaryIO:
         inner = cast(BinaryIO, bz2.BZ2File(raw))
     elif start.startswith(b"\xfd7zXZ\0"):
         inner = cast(BinaryIO, lzma.LZMAFile(raw))  # noqa: SIM115  (the caller reads it)
-    elif start.startswith(b"\x28\xb5\x2f\xfd"):
+    elif start.startswith(b"\x28\xb5\x2f\xfd") or (start[1:4] == b"\x2a\x4d\x18" and start[0] & 0xF0 == 0x50):
+        # Parallel writers begin with a frame of the second kind, which is skipped.
         decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
         inner = cast(BinaryIO, decompressor.stream_reader(raw, read_across_frames=True))
     else:

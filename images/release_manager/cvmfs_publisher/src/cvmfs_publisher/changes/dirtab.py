@@ -46,8 +46,8 @@ class Dirtab:
                 relaxed = [_translate(name, number) for name in _names(pattern)]
                 exclusions[pattern] = re.compile(lead + b"/".join(relaxed), re.DOTALL)
             elif pattern and not pattern.startswith(b"#"):
-                if not pattern.startswith(b"/"):
-                    raise _bad_line(number, pattern, "Start the path with a slash: it is relative to the root")
+                if not pattern.startswith(b"/") or not _names(pattern):
+                    raise _bad_line(number, pattern, "Name a path below the root, with a leading slash")
                 names = [_translate(name, number) for name in _names(pattern)]
                 rules[pattern] = tuple(re.compile(name, re.DOTALL) for name in names)
             if pattern in rules and pattern in exclusions:
@@ -56,7 +56,7 @@ class Dirtab:
 
     def covers(self, path: bytes) -> bool:
         """Say whether the directory `path` is to be a nested catalog."""
-        names = path.split(b"/")
+        names = _names(path)
         return any(
             len(rule) == len(names) and all(pattern.fullmatch(name) for pattern, name in zip(rule, names, strict=True))
             for rule in self.rules

@@ -147,7 +147,9 @@ class Merge:
 
     def _refuse_to_empty_base(self) -> None:
         """Keep an empty source, most likely the wrong one, from removing what is published."""
-        if self._is_mirror and not self._change.allow_empty and any(self._tree.listing(self._base_dir)):
+        if not self._is_mirror or self._change.allow_empty:
+            return
+        if any(entry.name != MARKER for entry in self._tree.listing(self._base_dir)):
             raise SourceError(
                 f"{self._label} is empty; mirroring it would empty /{display(self._base_dir)}",
                 remedy="See whether it is the right source. If so, use allow_empty",
