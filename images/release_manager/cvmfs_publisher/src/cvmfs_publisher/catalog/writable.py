@@ -164,8 +164,10 @@ class WritableCatalogTree(CatalogTree):
             )
         self._clean(path, replace(old, hardlink_group=0, linkcount=1))
         if MARKER in (paths.name(path), paths.name(existing)):
-            directory = paths.display(paths.parent(path))
-            raise SourceError(f"{MARKER.decode()} in /{directory} must not be a hard link")
+            raise SourceError(
+                f"/{paths.display(paths.join(paths.parent(path), MARKER))} is a hard link",
+                remedy="Make it a file of its own; nested catalogs are marked by an empty regular file",
+            )
         if self.entry(path) is not None:
             raise UsageError(f"/{paths.display(path)} exists already", remedy="Remove it first")
         self._change(self._host(paths.parent(path))).join_group(existing, path)
