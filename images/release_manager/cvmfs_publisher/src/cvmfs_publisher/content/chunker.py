@@ -11,6 +11,7 @@ after it. (``abs`` leaves the lowest number, -2**31, as it is, so that it counts
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -51,7 +52,7 @@ class Chunking:
             )
 
 
-def cut(reader: Reader, chunking: Chunking, start: memoryview | bytes = b"") -> Iterator[tuple[bytearray, bool]]:
+def cut(reader: Reader, chunking: Chunking, start: memoryview | bytes = b"") -> Iterator[tuple[memoryview, bool]]:
     """Yield the chunks of a stream, one after the other, each with whether it is the last.
 
     At most `maximum` + `STEP` bytes are in memory at a time, besides the chunks that the caller keeps.
@@ -60,33 +61,39 @@ def cut(reader: Reader, chunking: Chunking, start: memoryview | bytes = b"") -> 
     :param chunking: sizes; a stream of no more than the minimum is a single chunk
     :param start: what the caller has read from the stream already
     """
-    search = _Search(chunking)
-    rest: memoryview | bytes | bytearray = start
-    at_end = False
-    while not at_end:
-        buffer = bytearray(chunking.maximum + STEP)
-        filled = len(rest)
-        buffer[:filled] = rest
+    cutter = _Cutter(reader, chunking, bytes(start))
+    while not cutter.at_end:
+        yield cutter.next(), cutter.at_end
+
+
+class _Cutter:
+    """Reads chunks. Keeps no reference to those that it has returned, so that memory is the caller's to give back."""
+
+    def __init__(self, reader: Reader, chunking: Chunking, start: bytes) -> None:
+        self._reader = reader
+        self._chunking = chunking
+        self._search = _Search(chunking)
+        self._rest = start
+        self.at_end = False
+
+    def next(self) -> memoryview:
+        # Pages of its own, not the allocator's: taken up as they fill, and given back when the chunk is gone.
+        buffer = memoryview(mmap.mmap(-1, self._chunking.maximum + STEP))
+        filled = len(self._rest)
+        buffer[:filled] = self._rest
+        searched = self._chunking.minimum
         end = None
-        searched = chunking.minimum
-        with memoryview(buffer) as view:
-            while True:
-                if filled > searched:
-                    end = search.first(view, searched, filled)
-                    if end is not None:
-                        break
-                    searched = filled
-                count = reader.readinto(view[filled : filled + STEP]) or 0
-                if not count:
-                    at_end = True
-                    break
+        while end is None:
+            if filled > searched:
+                end = self._search.first(buffer, searched, filled)
+                searched = filled
+            elif count := self._reader.readinto(buffer[filled : filled + STEP]):
                 filled += count
-        if end is not None and end < filled:
-            rest = buffer[end:filled]
-        else:
-            end, rest = filled, bytearray()
-        del buffer[end:]
-        yield buffer, at_end
+            else:
+                end = filled
+                self.at_end = True
+        self._rest = bytes(buffer[end:filled])
+        return buffer[:end]
 
 
 class _Search:

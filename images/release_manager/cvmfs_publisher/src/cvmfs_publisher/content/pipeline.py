@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import mmap
+import os
 import tempfile
 import threading
 import zlib
@@ -38,6 +39,7 @@ _BATCH_FILES = 16
 _BATCH_BYTES = 1 << 20
 _QUEUED_FILES = 4096
 _HELD_BYTES = 64 << 20  # that queued sources may occupy
+_MEMORY_PER_CORE = 32 << 20  # bytes; keeps a core busy with chunks of large files
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,8 @@ class ContentPipeline(Generic[Arg]):
     :param chunking: how to cut large files; None keeps every file whole
     :param workers: number of threads; by default what the store serves best
     :param progress: told of files and bytes that are done
-    :param memory: bytes of large files that may be in memory at a time; their compressed form may take as much again
+    :param memory: bytes of large files that may be in memory at a time, besides their compressed form; by default
+        enough to keep all cores busy
     :param scratch: directory for the compressed form of large files that are kept whole
     """
 
@@ -95,7 +98,7 @@ class ContentPipeline(Generic[Arg]):
         known: Callable[[ContentHash], bool] | None = None,
         workers: int | None = None,
         progress: Progress | None = None,
-        memory: int = 96 << 20,
+        memory: int | None = None,
         scratch: Path | None = None,
     ) -> None:
         self._store = store
@@ -105,6 +108,8 @@ class ContentPipeline(Generic[Arg]):
         self._known = known
         self._progress = progress
         self._scratch = scratch
+        if memory is None:
+            memory = min(512 << 20, max(2, len(os.sched_getaffinity(0))) * _MEMORY_PER_CORE)
         self._memory = max(memory, chunking.maximum + STEP) if chunking else memory
 
         lock = threading.Lock()
@@ -243,10 +248,14 @@ class ContentPipeline(Generic[Arg]):
             try:
                 if piece is not None:
                     self._store_piece(piece)
-                for source, arg in batch or ():
-                    self._take(source, arg, buffer)
+                else:
+                    self._take_batch(batch or [], buffer)
             except BaseException as error:  # its place is the thread that submits
                 self._call_off(error)
+
+    def _take_batch(self, batch: list[tuple[ContentSource, Arg]], buffer: memoryview) -> None:
+        for source, arg in batch:
+            self._take(source, arg, buffer)
 
     def _take(self, source: ContentSource, arg: Arg, buffer: memoryview) -> None:
         """Carry one file through all stages; chunks of a large file may still be on their way afterwards."""
@@ -277,24 +286,26 @@ class ContentPipeline(Generic[Arg]):
         pieces = cut(reader, chunking, start)
         last = False
         while not last:
-            most = chunking.maximum + STEP
-            self._reserve(most)
-            data, last = next(pieces)
-            self._release(most - len(data))
-            if last and not file.size:
-                try:
-                    self._finish(self._store_whole(data), arg)
-                finally:
-                    self._release(len(data))
-                return
-            piece = _Piece(file, file.size, data)
-            with self._lock:
-                file.size += len(data)
-                file.unfinished += 1
-                self._pieces.append(piece)
-                self._work.notify()
-                self._room.notify_all()
-        self._finish_piece(file)
+            self._reserve(chunking.maximum + STEP)
+            last = self._take_piece(file, pieces, chunking.maximum + STEP)
+
+    def _take_piece(self, file: _LargeFile[Arg], pieces: Iterator[tuple[memoryview, bool]], reserved: int) -> bool:
+        """Read a chunk, leave it to whoever is free, and say whether it was the last one."""
+        data, last = next(pieces)
+        self._release(reserved - len(data))
+        if last and not file.size:
+            try:
+                self._finish(self._store_whole(data), file.arg)
+            finally:
+                self._release(len(data))
+            return last
+        with self._lock:
+            self._pieces.append(_Piece(file, file.size, data))
+            file.size += len(data)
+            file.unfinished += not last  # the last one takes the place of the reader
+            self._work.notify()
+            self._room.notify_all()
+        return last
 
     def _store_piece(self, piece: _Piece[Arg]) -> None:
         data = piece.data
@@ -387,6 +398,7 @@ class ContentPipeline(Generic[Arg]):
                     return
                 piece = self._pieces.popleft()
             self._store_piece(piece)
+            del piece  # or its memory would stay taken while this waits
 
     def _release(self, size: int) -> None:
         with self._lock:
@@ -412,4 +424,4 @@ class _Piece(Generic[Arg]):
 
     file: _LargeFile[Arg]
     offset: int
-    data: bytearray
+    data: memoryview
