@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from . import services
+from .native import NativeRepository
 from .services import Bucket, Directory, Place
 from .upstream import Tools, Upstream, find_tools
 
@@ -92,3 +93,19 @@ def place(request: pytest.FixtureRequest) -> Place:
     """Each kind of storage, one after the other."""
     chosen: Place = request.getfixturevalue("served" if request.param == "local" else "bucket")
     return chosen
+
+
+@pytest.fixture(scope="session")
+def new_native(
+    new_name: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., NativeRepository]:
+    """A function that makes a repository with the native publisher; settings can be given for its ``server.conf``."""
+
+    def make(place: Place, **settings: str) -> NativeRepository:
+        name = new_name("native")
+        repository = NativeRepository(name, place.url_of(name), tmp_path_factory.mktemp("native"))
+        repository.configure({"CVMFS_UPSTREAM_STORAGE": place.storage_of(name), **settings})
+        repository.server("mkfs")
+        return repository
+
+    return make

@@ -65,7 +65,7 @@ class NativeRepository(Published):
         assert result["changed"], result
         return result
 
-    def mirror(self, source: Path, base_dir: str = "", *options: str) -> dict[str, Any]:
+    def mirror(self, source: Path, base_dir: str = "/", *options: str) -> dict[str, Any]:
         """Make a directory of the repository equal to a source, and publish."""
         change = {"source": str(source), "base_dir": base_dir, "mode": "mirror", "allow_empty": True}
         return self.publish(change, options=options)

@@ -59,6 +59,7 @@ class Fifo:
     """A named pipe."""
 
     mode: int = 0o600
+    mtime: int = 1_400_000_000_000_000_000
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def _make(item: Item, location: bytes) -> None:
         return
     if isinstance(item, Fifo):
         os.mkfifo(location, item.mode)
+        os.utime(location, ns=(item.mtime, item.mtime))
         return
     if isinstance(item, File):
         Path(os.fsdecode(location)).write_bytes(content(item.size, item.seed))
@@ -118,7 +120,7 @@ def awkward(revision: int) -> Directory:
     swap = revision % 2
     flip: Item = Directory({b"inner": File(10, 1), b"deep": Directory({b"er": File(11, 2)})}) if swap else File(12, 3)
     tree: dict[bytes, Item] = {
-        b"plain": File(5, revision),
+        b"plain": File(5, revision, mtime=revision),
         b"constant": File(1000, 42),
         b"empty": File(0),
         b"empty directory": Directory(),
@@ -193,7 +195,7 @@ def awkward(revision: int) -> Directory:
             {
                 MARKER: File(0),
                 b"in": File(50, 1),
-                b"two": Directory({MARKER: File(0), b"below": Directory({b"x": File(51, revision)})}),
+                b"two": Directory({MARKER: File(0), b"below": Directory({b"x": File(51, revision, mtime=revision)})}),
                 b"only marker": Directory({MARKER: File(0)}),
                 b"comes and goes": Directory({MARKER: File(0), b"f": File(52, 3)} if swap else {b"f": File(52, 3)}),
                 b"linked": Directory({MARKER: File(0), b"a": File(1, 9), b"b": HardLink(b"a")}),
@@ -237,7 +239,8 @@ def virtual_environment(root: Path) -> Path:
     package = Path(np.__file__).parent
     for part in (package, package.with_name("numpy.libs")):
         if part.is_dir():
-            shutil.copytree(part, site_packages / part.name, symlinks=True)
+            unneeded = shutil.ignore_patterns("tests", "__pycache__")
+            shutil.copytree(part, site_packages / part.name, symlinks=True, ignore=unneeded)
     (site_packages / MARKER.decode()).touch()
     return root
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .services import Directory, Place
+from .services import Bucket, Place
 
 CONFIGURATION = Path("/etc/cvmfs")
 SPOOL = Path("/var/spool/cvmfs")
@@ -380,8 +380,8 @@ class Upstream:
             yield Repository(self.tools, name, repository.url)
 
     @contextlib.contextmanager
-    def replica(self, repository: Published, place: Directory) -> Iterator[Published]:
-        """Copy a repository to a Stratum 1 on this machine."""
+    def replica(self, repository: Published, place: Bucket) -> Iterator[Published]:
+        """Copy a repository to a Stratum 1 that keeps its copy in a bucket: with a directory, it needs Apache."""
         alias = f"s1.{repository.name}"
         with self._cleaned(alias):
             run(
@@ -391,8 +391,13 @@ class Upstream:
                     *(repository.url, repository.public_key),
                 ]
             )
-            run([self.tools.server, "snapshot", alias])
-            yield Published(repository.name, place.url_of(alias), repository.public_key)
+            replica = Published(repository.name, place.url_of(alias), repository.public_key)
+            self.snapshot(replica)
+            yield replica
+
+    def snapshot(self, replica: Published) -> None:
+        """Let a Stratum 1 fetch the newest revision."""
+        run([self.tools.server, "snapshot", f"s1.{replica.name}"])
 
     @contextlib.contextmanager
     def _cleaned(self, name: str) -> Iterator[None]:
