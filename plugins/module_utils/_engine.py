@@ -82,8 +82,8 @@ class Engine(abc.ABC):
 
     name: str
 
-    def __init__(self, run=_command.run):
-        self._run_command = run
+    def __init__(self, run=None):
+        self._run_command = run or _command.run
 
     # Containers
 
@@ -244,7 +244,7 @@ class Docker(Engine):
 
     name = "docker"
 
-    def __init__(self, run=_command.run, directory=None):
+    def __init__(self, run=None, directory=None):
         super().__init__(run)
         self._directory = directory or os.path.join(_runtime_directory(), "cvmfs-publishing", "secrets")
 
@@ -290,9 +290,9 @@ class Docker(Engine):
 ENGINES = {"podman": Podman, "docker": Docker}
 
 
-def engine(name, run=_command.run) -> Engine:
+def engine(name) -> Engine:
     """Return the engine called `name`."""
-    return ENGINES[name](run)
+    return ENGINES[name]()
 
 
 def parse_size(text):

@@ -19,6 +19,7 @@ import urllib.parse
 from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError
 
 _TRIES = 5
+_UNREACHABLE = "Is the server up, and the URL right?"
 _FIRST_DELAY = 0.2  # seconds; doubles with each try
 
 
@@ -38,11 +39,7 @@ class HttpReader:
     """Objects below a URL. Not thread-safe: a connection each."""
 
     def __init__(self, url, *, timeout=30, ca_path=None, validate_certs=True):
-        parts = urllib.parse.urlsplit(url.rstrip("/"))
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise HttpError(
-                f"{url} is no URL", remedy="It begins with http:// or https://, and ends with the repository's name."
-            )
+        parts = _split(url)
         self.url = url.rstrip("/")
         self._path = parts.path
         self._connection = _connection(parts, timeout, ca_path, validate_certs)
@@ -56,7 +53,7 @@ class HttpReader:
                 self._connection.close()
                 problem = HttpError(
                     f"{self.url}/{key} cannot be read: {error or type(error).__name__}",
-                    remedy="Is the server up, and the URL right?",
+                    remedy=_UNREACHABLE,
                 )
             except HttpError as error:
                 problem = error
@@ -81,6 +78,26 @@ class HttpReader:
     def close(self):
         """Close the connection."""
         self._connection.close()
+
+
+def status_of(method, url, *, body=None, timeout=30, ca_path=None, validate_certs=True):
+    """Return the status with which a server answers one anonymous request. HttpError if it does not answer."""
+    parts = _split(url)
+    connection = _connection(parts, timeout, ca_path, validate_certs)
+    try:
+        connection.request(method, parts.path, body=body)
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        raise HttpError(f"{url} does not answer: {error or type(error).__name__}", remedy=_UNREACHABLE) from None
+    finally:
+        connection.close()
+
+
+def _split(url):
+    parts = urllib.parse.urlsplit(url.rstrip("/"))
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise HttpError(f"{url} is no URL", remedy="It begins with http:// or https://.")
+    return parts
 
 
 def _connection(parts, timeout, ca_path, validate_certs):

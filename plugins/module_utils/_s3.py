@@ -9,14 +9,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import ssl
-import urllib.error
-import urllib.request
 import uuid
 
 from ansible.module_utils.basic import missing_required_lib
 
 from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError
+from ansible_collections.cvmfs.publishing.plugins.module_utils._http import status_of
 
 try:
     import boto3
@@ -93,7 +91,7 @@ class Bucket:
         self.name = name
         self.endpoint = endpoint.rstrip("/")
         self._dns_buckets = dns_buckets
-        self._context = _tls(ca_path, validate_certs) if self.endpoint.startswith("https:") else None
+        self._tls = {"ca_path": ca_path, "validate_certs": validate_certs}
         try:
             self._client = boto3.client(
                 "s3",
@@ -281,18 +279,8 @@ class Bucket:
                 )
 
     def anonymous(self, method, key):
-        """Return the status that somebody without credentials gets."""
-        # The scheme is that of the endpoint, which boto3 has accepted.
-        request = urllib.request.Request(f"{self.url}/{key}", method=method, data=b"4" if method == "PUT" else None)
-        try:
-            with urllib.request.urlopen(request, timeout=30, context=self._context) as response:
-                return response.status
-        except urllib.error.HTTPError as error:
-            return error.code
-        except OSError as error:
-            raise PublishingError(
-                f"{self.url} cannot be read anonymously: {error}", remedy="Is it the right endpoint?"
-            ) from None
+        """Return the status that somebody without credentials gets. HttpError."""
+        return status_of(method, f"{self.url}/{key}", body=b"4" if method == "PUT" else None, **self._tls)
 
 
 def _is_refusal(error):
@@ -313,11 +301,3 @@ def _config(addressing_style):
         )
     except TypeError:
         return Config(**options)
-
-
-def _tls(ca_path, validate_certs):
-    context = ssl.create_default_context(cafile=ca_path)
-    if not validate_certs:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context

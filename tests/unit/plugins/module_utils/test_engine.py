@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which commands the engines are given, and what is concluded from what they say."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import stat
+from typing import Any
+
+import pytest
+from ansible_collections.cvmfs.publishing.plugins.module_utils import _engine
+from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError
+from cases import Case, Commands, load
+
+
+def container(fields: dict[str, Any]) -> _engine.Container:
+    mounts = tuple(_engine.Mount(*mount) for mount in fields.get("mounts", ()))
+    return _engine.Container(**{"name": "rm", "image": "localhost/rm:native", **fields, "mounts": mounts})
+
+
+@pytest.mark.parametrize("case", load(__file__))
+def test_command(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: case.get("uid", 0))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
+    commands = Commands(case["commands"])
+    engine = _engine.ENGINES[case["engine"]](commands)
+    arguments = dict(case.get("arguments", {}))
+    if "container" in arguments:
+        arguments["container"] = container(arguments["container"])
+    method = getattr(engine, case["method"])
+    if "error" in case:
+        with pytest.raises(PublishingError) as caught:
+            method(**arguments)
+        assert str(caught.value) == case["error"]
+    else:
+        result = method(**arguments)
+        if case["method"] == "compare":
+            result = [[item.name, item.current, item.desired] for item in result]
+        if "result" in case:
+            assert result == case["result"]
+    commands.finish()
+
+
+class TestDockerSecrets:
+    """docker's secrets are files, so they are looked at."""
+
+    @pytest.fixture
+    def engine(self) -> Any:
+        # /dev/shm is a tmpfs wherever there is a /dev.
+        directory = pathlib.Path("/dev/shm", f"cvmfs-publishing-test-{os.getpid()}")  # noqa: S108 (not predictable by others)
+        yield _engine.Docker(Commands([]), str(directory / "secrets"))
+        for path in sorted(directory.rglob("*"), reverse=True):
+            path.unlink() if path.is_file() else path.rmdir()
+        directory.rmdir()
+
+    def test_only_the_owner_can_read_them(self, engine: Any) -> None:
+        engine.create_secret(name="key", value="secret\n")
+        path = pathlib.Path(engine._directory)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+        assert stat.S_IMODE((path / "key").stat().st_mode) == 0o400
+        assert (path / "key").read_text() == "secret\n"
+        assert engine.secrets() == ["key"]
+
+    def test_they_can_be_replaced_and_removed(self, engine: Any) -> None:
+        engine.create_secret(name="key", value="old")
+        engine.create_secret(name="key", value="new")
+        assert pathlib.Path(engine._directory, "key").read_text() == "new"
+        engine.remove_secret(name="key")
+        assert engine.secrets() == []
+
+    def test_a_disk_is_refused(self, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_engine, "file_system_type", lambda _path: "ext4")
+        engine = _engine.Docker(Commands([]), str(tmp_path / "secrets"))
+        with pytest.raises(PublishingError, match="is on a disk, where a secret would outlive its use"):
+            engine.create_secret(name="key", value="secret")
+        assert engine.secrets() == []
+
+
+def test_the_file_system_is_that_of_the_longest_mount_point(tmp_path: pathlib.Path) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text("/dev/vda / ext4 rw 0 0\ntmpfs /run tmpfs rw 0 0\n/dev/vdb /runner xfs rw 0 0\n")
+    assert _engine.file_system_type("/run/cvmfs", str(mounts)) == "tmpfs"
+    assert _engine.file_system_type("/runner/x", str(mounts)) == "xfs"
+    assert _engine.file_system_type("/home", str(mounts)) == "ext4"
+
+
+@pytest.mark.parametrize(("text", "size"), [("1g", 1 << 30), ("512M", 512 << 20), ("7k", 7 << 10), ("100", 100)])
+def test_sizes(text: str, size: int) -> None:
+    assert _engine.parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "g", "1.5g", "many"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(PublishingError, match="is not a size"):
+        _engine.parse_size(text)
+
+
+class TestMount:
+    def test_a_colon_needs_the_long_form(self) -> None:
+        assert _engine.Mount("/a:b", "/source/a:b").arguments == [
+            "--mount",
+            "type=bind,source=/a:b,target=/source/a:b,readonly",
+        ]
+
+    def test_a_comma_needs_the_short_form(self) -> None:
+        assert _engine.Mount("/a,b", "/source/a,b").arguments == ["-v", "/a,b:/source/a,b:ro"]
+
+    def test_both_at_once_are_refused(self) -> None:
+        with pytest.raises(PublishingError, match="No container engine can mount"):
+            assert _engine.Mount("/a,b:c", "/source").arguments

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Modules from their parameters to their results, with the commands that they run in between.
+
+In the cases, @CONFIG@ is a release manager's configuration, @SOURCE@ is a directory, and the repository is the fixture.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pathlib
+from typing import Any
+
+import pytest
+import yaml
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.cvmfs.publishing.plugins.module_utils import _command
+from cases import Case, Commands, load
+from conftest import FIXTURE_NAME
+
+MODULES = "ansible_collections.cvmfs.publishing.plugins.modules"
+SECRETS = {f"keys/{FIXTURE_NAME}.key": "fixture-key", f"s3/{FIXTURE_NAME}.conf": "fixture-s3"}
+
+
+@pytest.fixture
+def config(tmp_path: pathlib.Path, upstream_url: str, upstream_key: str) -> pathlib.Path:
+    """What the role release_manager leaves on a host."""
+    directory = tmp_path / "config" / FIXTURE_NAME
+    directory.mkdir(parents=True)
+    facts = {
+        "container_name": f"cvmfs-{FIXTURE_NAME}",
+        "engine": "podman",
+        "image": "rm:native",
+        "labels": {},
+        "memory": None,
+        "network": None,
+        "repository": FIXTURE_NAME,
+        "secrets": SECRETS,
+        "stratum0_url": upstream_url,
+    }
+    (directory / "release-manager.json").write_text(json.dumps(facts))
+    (directory / "server.conf").write_text("# by Ansible\nCVMFS_HASH_ALGORITHM=sha1\nCVMFS_AUTO_TAG=false\n")
+    (directory / f"{FIXTURE_NAME}.pub").write_text(upstream_key)
+    return tmp_path / "config"
+
+
+@pytest.mark.parametrize("case", load(__file__))
+def test_module(
+    case: Case,
+    config: pathlib.Path,
+    tmp_path: pathlib.Path,
+    upstream_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "source").mkdir()
+    case = _fill(case, {"@CONFIG@": str(config), "@SOURCE@": str(tmp_path / "source"), "@URL@": upstream_url})
+    commands = Commands(case.get("commands", []))
+    monkeypatch.setattr(_command, "run", commands)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr("secrets.token_hex", lambda size: "0" * 2 * size)
+    module = importlib.import_module(f"{MODULES}.{case['module']}")
+    arguments = {**case["parameters"], "_ansible_check_mode": case.get("check", False), "_ansible_diff": True}
+    with patch_module_args(arguments), pytest.raises(SystemExit):
+        module.main()
+    result = json.loads(capfd.readouterr().out)
+    expected = case["result"]
+    assert {key: result.get(key) for key in expected} == expected
+    commands.finish()
+
+
+def _fill(value: Any, replacements: dict[str, str]) -> Any:
+    text = yaml.safe_dump(value)
+    for name, replacement in replacements.items():
+        text = text.replace(name, replacement)
+    return yaml.safe_load(text)
