@@ -98,6 +98,42 @@ def test_a_marker_splits_a_directory_and_its_removal_merges_it(workshop: Worksho
         assert len({row.group for row in merged.rows.values() if row.group}) == 3
 
 
+@pytest.mark.parametrize("reopen", [False, True])
+def test_merging_a_catalog_that_has_others_in_it(workshop: Workshop, reopen: bool) -> None:
+    tree = workshop.change()
+    for path in (b"a", b"a/b", b"a/b/c", b"a/b/d"):
+        nested(tree, path)
+        tree.add(path + b"/f", regular(path))
+    before = workshop.commit(tree)
+    if reopen:
+        tree = workshop.change()
+    else:
+        tree.add(b"a/b/d/new", regular())
+    tree.remove(b"a/b/" + MARKER)
+    after = workshop.commit(tree)
+    assert after.catalogs.keys() == {b"", b"/a", b"/a/b/c", b"/a/b/d"}
+    assert after.catalogs[b"/a/b/c"] == before.catalogs[b"/a/b/c"]
+    tree.remove(b"a/b/d")
+    tree.remove(b"a/" + MARKER)
+    assert workshop.commit(tree).catalogs.keys() == {b"", b"/a/b/c"}
+
+
+def test_groups_of_merged_catalogs_and_new_ones_stay_apart(workshop: Workshop) -> None:
+    with workshop.change() as tree:
+        for path in (b"a", b"b", b"c"):
+            nested(tree, path)
+            for name in (b"/1", b"/2", b"/3"):
+                tree.add(path + name, regular(name))
+                tree.link(path + name, path + name + b" again")
+        workshop.commit(tree)
+        tree.remove(b"a/" + MARKER)
+        tree.remove(b"b/" + MARKER)
+        tree.add(b"x", regular(b"x"))
+        tree.link(b"x", b"y")
+        found = workshop.commit(tree)
+        assert len({row.group for path, row in found.rows.items() if row.group and not path.startswith(b"/c")}) == 7
+
+
 def test_only_what_changed_is_fetched_and_written(workshop: Workshop) -> None:
     with workshop.change() as tree:
         for group in range(10):

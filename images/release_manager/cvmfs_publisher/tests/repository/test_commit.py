@@ -258,7 +258,7 @@ def test_a_publisher_may_die_at_any_write(publisher: Publisher, tmp_path: Path) 
         for moment in ("before", "after"):
             shutil.rmtree(publisher.storage)
             shutil.copytree(snapshot, publisher.storage)
-            _interrupted(publisher, Fault(nth=nth, operations=WRITES, die=moment))  # type: ignore[arg-type]
+            _interrupted(publisher, Fault(nth=nth, operations=WRITES, die=moment))
             repository = publisher.open()
             revision = repository.manifest.revision
             seen.add(revision)
