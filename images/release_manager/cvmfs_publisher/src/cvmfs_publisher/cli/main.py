@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import PublisherError
-from .arguments import WRONG_USE, build_parser
+from .arguments import build_parser
 from .commands import COMMANDS
 
 _INTERRUPTED = 130
@@ -41,7 +41,7 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except PublisherError as error:
         print(f"cvmfs_server {options.command}: {error}", file=sys.stderr)
-        return WRONG_USE if error.exit_code == WRONG_USE else error.exit_code
+        return error.exit_code
     except KeyboardInterrupt:
         print(f"cvmfs_server {options.command}: interrupted; nothing was published.", file=sys.stderr)
         return _INTERRUPTED

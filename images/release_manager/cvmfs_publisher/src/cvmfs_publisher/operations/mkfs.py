@@ -91,13 +91,15 @@ def mkfs(environment: Environment, name: str, options: MkfsOptions) -> MkfsResul
     """
     check_repository_name(name)
     settings, is_new = _settings(environment, name, options)
+    owner = environment.owner(settings)
+    algorithm, _ = settings.hash_algorithm, settings.compression  # wrong ones are refused before anything is made
     with contextlib.closing(open_store(settings.require("CVMFS_UPSTREAM_STORAGE"))) as store:
         require_absent(store, name)
         keys, generated = _load_or_make_keys(environment, name, options.keychain)
         warnings = [] if settings.get("CVMFS_USER") else ["CVMFS_USER is not set: the content belongs to root"]
         with environment.scratch(settings) as scratch:
-            manifest = _first_revision(store, settings, environment.owner(settings), scratch, volatile=options.volatile)
-        whitelist = Whitelist.create(name, [keys.repository.certificate], algorithm=settings.hash_algorithm)
+            manifest = _first_revision(store, settings, owner, scratch, volatile=options.volatile)
+        whitelist = Whitelist.create(name, [keys.repository.certificate], algorithm=algorithm)
         repository = Repository.create(manifest, store, keys.repository, whitelist.signed(keys.master))
         if is_new:
             _write_configuration(environment, name, settings)

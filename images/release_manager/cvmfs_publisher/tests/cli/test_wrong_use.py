@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Command lines that are not understood, or make no sense: exit codes as upstream's, and what is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+from cvmfs_publisher.cli import main
+from cvmfs_publisher.cli.commands import COMMANDS
+from operations.managers import NAME, Outcome, ReleaseManager, refusal
+
+Run: TypeAlias = Callable[[str], Outcome]
+
+TOO_LONG = "a" * 61
+
+GRAMMAR: list[tuple[str, int, str]] = [
+    # arguments, exit code, what standard error has in it
+    ("", 2, "usage: cvmfs_server"),
+    ("frobnicate", 3, "invalid choice: 'frobnicate'"),
+    ("--frobnicate", 3, "usage: cvmfs_server"),
+    ("mkfs", 3, "cvmfs_server mkfs: the following arguments are required: FQRN"),
+    (f"mkfs {NAME} another.example.org", 3, "unrecognized arguments: another.example.org"),
+    (f"mkfs -R {NAME}", 3, "-R (a smart card for the master key) is not supported by this engine"),
+    (f"mkfs -V group {NAME}", 3, "-V (VOMS authorization) is not supported"),
+    (f"mkfs -X {NAME}", 3, "-X (external data) is not supported"),
+    (f"mkfs -x proxy {NAME}", 3, "-x (a proxy) is not supported"),
+    (f"mkfs --jso {NAME}", 3, "unrecognized arguments: --jso"),
+    (f"publish --change x {NAME}", 3, "unrecognized arguments: --change"),
+    (f"publish -n 0 {NAME}", 3, "argument -n: 0 is not a positive number"),
+    (f"publish -n -7 {NAME}", 3, "argument -n: -7 is not a positive number"),
+    (f"publish -n seven {NAME}", 3, "argument -n: invalid positive value: 'seven'"),
+    (f"publish -a {NAME} -m", 3, "argument -m: expected one argument"),
+    (f"transaction -t soon {NAME}", 3, "argument -t/--retry-timeout"),
+    (f"transaction -t -1 {NAME}", 3, "argument -t/--retry-timeout: -1 is negative"),
+    (f"tag -a new -r old {NAME}", 3, "argument -r: not allowed with argument -a"),
+    (f"tag -l -i old {NAME}", 3, "argument -i: not allowed with argument -l"),
+    (f"tag -h {NAME} -a", 3, "argument -a: expected one argument"),
+    (f"ingest -t a.tar --directory b -b c {NAME}", 3, "argument --directory: not allowed with argument -t"),
+    (f"resign -d 0 {NAME}", 3, "argument -d: 0 is not a positive number"),
+    (f"check -q {NAME}", 3, "unrecognized arguments: -q"),
+    (f"check {NAME} -s", 3, "argument -s: expected one argument"),
+    (f"abort --transaction {NAME} --transaction", 3, "argument --transaction: expected one argument"),
+    (f"list {NAME}", 3, f"unrecognized arguments: {NAME}"),
+]
+
+SENSE: list[tuple[str, str]] = [
+    # arguments, and what the message has in it; all of these fail with 1
+    # "STORE" stands for -u with a directory that does not exist yet
+    (f"mkfs -s s3.conf {NAME}", "There is no URL for the clients. Add -w"),
+    (f"mkfs -s s3.conf -u local,a,b {NAME}", "-s and -u exclude each other"),
+    (f"mkfs -u nfs,/a,/b {NAME}", "CVMFS_UPSTREAM_STORAGE=nfs,/a,/b is not of a known form"),
+    (f"mkfs -u gw,/a,http://x {NAME}", "is a repository gateway"),
+    (f"mkfs -u S3,/a,x@/nowhere/s3.conf {NAME}", "Cannot read the S3 settings in /nowhere/s3.conf"),
+    (f"mkfs STORE -o nobody-of-that-name {NAME}", "There is no user 'nobody-of-that-name'"),
+    (f"mkfs STORE -a md5 {NAME}", "md5"),
+    (f"mkfs STORE -Z lzma {NAME}", "lzma"),
+    (f"mkfs STORE -k /nowhere {NAME}", "/nowhere"),
+    ("mkfs in/valid", "'in/valid' is not a repository name"),
+    ("mkfs .hidden", "'.hidden' is not a repository name"),
+    ("mkfs ..", "'..' is not a repository name"),
+    (f"mkfs {TOO_LONG}", f"'{TOO_LONG}' is not a repository name"),
+    ("mkfs käse.example.org", "is not a repository name"),
+    ("info", "0 repositories are configured in "),
+    ("info _x", "'_x' is not a repository name"),
+    ("info unknown.example.org", "There is no "),
+    ("transaction unknown.example.org", "There is no "),
+    ("transaction ../etc", "'..' is not a repository name"),
+    ("transaction /etc", "'' is not a repository name"),
+    ("publish unknown.example.org", "There is no "),
+    ("publish ../../etc", "'..' is not a repository name"),
+    ("publish --changes /nowhere/changes.json unknown.example.org", "Cannot read the changes from /nowhere"),
+    ("abort -f unknown.example.org", "There is no "),
+    ("ingest -b / -t - ../etc", "'..' is not a repository name"),
+    ("ingest unknown.example.org", "There is nothing to do. Use --tar_file or --directory"),
+    ("ingest -b sw unknown.example.org", "There is a base directory, but nothing to put there"),
+    ("ingest -t x.tar unknown.example.org", "There is no place for x.tar. Add --base_dir"),
+    ("ingest -d / unknown.example.org", "The root of a repository cannot be deleted"),
+    ("ingest -d a/../b unknown.example.org", "'a/../b' is not a path inside a repository"),
+    ("ingest -t x.tar -b a/../../etc unknown.example.org", "'a/../../etc' is not a path inside a repository"),
+    ("ingest -t x.tar -b / -k -u root unknown.example.org", "Ownership is either kept or set"),
+    ("ingest -t x.tar -b / -g root unknown.example.org", "--group needs --user"),
+    ("ingest -t x.tar -b / -u nobody-of-that-name unknown.example.org", "There is no user 'nobody-of-that-name'"),
+    ("ingest -t x.tar -b / -u root -g none-of-that-name unknown.example.org", "There is no group"),
+    ("tag unknown.example.org", "There is no "),
+    ("resign unknown.example.org", "There is no "),
+    ("check unknown.example.org", "There is no "),
+    ("check ../etc", "'../etc' is not a repository name"),
+]
+
+
+@pytest.fixture
+def nothing(tmp_path: Path) -> ReleaseManager:
+    """A release manager without any repository."""
+    manager = ReleaseManager(tmp_path / "manager", {"CVMFS_UPSTREAM_STORAGE": f"local,{tmp_path}/txn,{tmp_path}"})
+    manager.server_conf.unlink()
+    return manager
+
+
+@pytest.fixture
+def run(nothing: ReleaseManager, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs command lines in this process, as a new one for each would take minutes, and looks for what they leave."""
+    monkeypatch.setenv("CVMFS_CONFIG_DIR", str(nothing.config_dir))
+    before = everything(nothing.base.parent)
+
+    def run_one(arguments: str) -> Outcome:
+        storage = nothing.base / "storage"
+        code = main.run(arguments.replace("STORE", f"-u local,{storage}/data/txn,{storage}").split())
+        assert everything(nothing.base.parent) == before
+        return Outcome(code, *capfd.readouterr())
+
+    return run_one
+
+
+def everything(directory: Path) -> set[Path]:
+    return set(directory.rglob("*"))
+
+
+@pytest.mark.parametrize(("arguments", "code", "says"), GRAMMAR)
+def test_grammar(run: Run, arguments: str, code: int, says: str) -> None:
+    outcome = run(arguments)
+    assert outcome.code == code
+    assert outcome.stdout == ""
+    assert says in outcome.stderr
+
+
+@pytest.mark.parametrize(("arguments", "says"), SENSE)
+def test_sense(run: Run, arguments: str, says: str) -> None:
+    refusal(run(arguments), arguments.split()[0], [says])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(run: Run, command: str) -> None:
+    outcome = run(f"{command} --help")
+    assert outcome.code == 0
+    assert outcome.stdout.startswith(f"usage: cvmfs_server {command} ")
+    assert outcome.stderr == ""
+
+
+def test_the_program_is_this(nothing: ReleaseManager) -> None:
+    """What the others try in this process is what the installed program does."""
+    assert nothing.run().code == 2
+    assert nothing.run("frobnicate").code == 3
+    refusal(nothing.run("info", "unknown.example.org"), "info", ["There is no "])
+    assert nothing.run("--help").succeeded().stdout.startswith("usage: cvmfs_server ")
+
+
+def test_names_and_descriptions_may_be_any_bytes(nothing: ReleaseManager) -> None:
+    """Arguments that are not UTF-8 do not break anything."""
+    assert nothing.run("info", b"\xff.example.org").code == 1
+    assert nothing.run(b"\xff").code == 3
+    assert nothing.run("ingest", "-d", b"a/\xff/..", "unknown.example.org").code == 1
