@@ -38,20 +38,15 @@ class LocalStore:
     Objects appear by being renamed into place. Everything that is not named by its content is written under a
     lock on the directory, so that conditional writes of several processes order themselves.
 
-    :param directory: the repository's root; made when it does not exist
-    :param temporary: where objects are written before they are renamed; on the same file system. CernVM-FS's
-        own place is ``data/txn`` in the repository.
+    :param directory: the repository's root; made by the first write if it does not exist
+    :param temporary: where objects are written before they are renamed; on the same file system, and made as well.
+        CernVM-FS's own place is ``data/txn`` in the repository.
     """
 
     def __init__(self, directory: str | Path, temporary: str | Path | None = None) -> None:
         self._root = Path(directory)
         self._temporary = Path(temporary) if temporary is not None else self._root / _TRANSACTIONS
-        try:
-            self._temporary.mkdir(parents=True, exist_ok=True)
-            (self._root / "data").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._translate(error, "prepare", "data") from error
-        if self._root.stat().st_dev != self._temporary.stat().st_dev:
+        if _device(self._root) != _device(self._temporary):
             raise ConfigurationError(
                 f"{self._temporary} is not on the same file system as {self._root}",
                 remedy="Name a directory below the repository's storage in CVMFS_UPSTREAM_STORAGE",
@@ -115,6 +110,8 @@ class LocalStore:
             return self._write(key, data)
 
     def delete(self, key: str) -> None:
+        if not self.exists(key):
+            return
         try:
             with contextlib.nullcontext() if key.startswith("data/") else self._locked():
                 self._path(key).unlink(missing_ok=True)
@@ -163,6 +160,7 @@ class LocalStore:
         target = self._path(key)
         temporary = None
         try:
+            self._temporary.mkdir(parents=True, exist_ok=True)
             descriptor, temporary = tempfile.mkstemp(dir=self._temporary)
             with open(descriptor, "wb", buffering=0) as file:
                 os.fchmod(descriptor, self._file_mode)
@@ -186,7 +184,11 @@ class LocalStore:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Hold the storage's lock, which is on the directory itself: no lock file has to be kept."""
-        descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._translate(error, "write to", "") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -203,6 +205,12 @@ class LocalStore:
             case errno.ENOSPC | errno.EDQUOT:
                 return QuotaExceeded(text, remedy="Free space on that file system, then try again")
         return StorageError(text)
+
+
+def _device(path: Path) -> int:
+    """Return the file system that a path is on, or will be when it is made."""
+    existing = next(place for place in (path, *path.absolute().parents) if os.path.exists(place))
+    return existing.stat().st_dev
 
 
 def _version(data: Bytes) -> Version:
