@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The tools behind ``make quickstart`` and ``make clean-quickstart``."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+
+from conftest import BASE, CHECKOUT, Engine
+
+LABEL = "io.cvmfs.publishing.quickstart"
+
+
+def tool(checkout: pathlib.Path, name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(checkout / "tools" / name), *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        cwd=checkout,
+    )
+
+
+def test_clean_quickstart_takes_its_own_and_nothing_else(checkout: pathlib.Path, podman: Engine) -> None:
+    """Of two quickstarts and an administrator's things on one machine, only this checkout's go."""
+    state = checkout / ".quickstart"
+    ours, theirs = f"{podman.prefix}-ours", f"{podman.prefix}-theirs"
+    config = state / "etc/demo.example.org/release-manager.json"
+    config.parent.mkdir(parents=True)
+    config.write_text(json.dumps({"secrets": {"/etc/cvmfs/keys/demo.example.org.key": ours}}))
+    try:
+        for name, owner in ((ours, state), (theirs, "/somewhere/else/.quickstart")):
+            label = f"{LABEL}={owner}"
+            podman.output("volume", "create", "--label", label, name)
+            podman.output("run", "--detach", "--name", name, "--label", label, "--volume", f"{name}:/data", BASE, "sleep", "600")
+            podman.output("secret", "create", name, str(config))
+            podman("build", "--tag", f"localhost/{name}", "--file", "-", check=True, input=f"FROM {BASE}\nLABEL a={name}\n")
+        (state / "images").write_text(podman.output("image", "inspect", "--format", "{{.Id}}", f"localhost/{ours}") + "\n")
+
+        cleaned = tool(checkout, "clean-quickstart")
+        assert cleaned.returncode == 0, cleaned.stderr
+        assert not state.exists()
+        for kind in ("container", "volume", "secret", "image"):
+            assert podman(kind, "inspect", f"localhost/{ours}" if kind == "image" else ours, check=False).returncode, kind
+            assert not podman(kind, "inspect", f"localhost/{theirs}" if kind == "image" else theirs, check=False).returncode, kind
+        assert podman("image", "exists", BASE, check=False).returncode == 0
+        assert "no quickstart" in tool(checkout, "clean-quickstart").stdout
+    finally:
+        for name in (ours, theirs):
+            podman("rm", "--force", "--time", "0", name, check=False)
+            podman("volume", "rm", name, check=False)
+            podman("secret", "rm", name, check=False)
+            podman("rmi", f"localhost/{name}", check=False)
+
+
+def test_clean_quickstart_keeps_the_cache_if_told(checkout: pathlib.Path) -> None:
+    (checkout / ".quickstart/cache/pip").mkdir(parents=True)
+    (checkout / ".quickstart/source").mkdir()
+    assert tool(checkout, "clean-quickstart", KEEP_CACHE="1").returncode == 0
+    assert [path.name for path in (checkout / ".quickstart").iterdir()] == ["cache"]
+
+
+def test_quickstart_refuses_a_source_that_is_not_there(checkout: pathlib.Path) -> None:
+    refused = tool(checkout, "quickstart", "/nonexistent/release.tar")
+    assert refused.returncode == 1
+    assert refused.stderr.strip() == (
+        "quickstart: SRC=/nonexistent/release.tar cannot be read: name a directory or a tar file"
+    )
+    assert not (checkout / ".quickstart").exists()
+
+
+def test_virtualenv_is_made_once_and_again_for_other_requirements(tmp_path: pathlib.Path) -> None:
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("# nothing\n")
+    environment = tmp_path / "venv"
+    assert tool(CHECKOUT, "virtualenv", str(environment), str(requirements)).returncode == 0
+    (environment / "mark").touch()
+    assert tool(CHECKOUT, "virtualenv", str(environment), str(requirements)).returncode == 0
+    assert (environment / "mark").exists()
+    requirements.write_text("# nothing else\n")
+    assert tool(CHECKOUT, "virtualenv", str(environment), str(requirements)).returncode == 0
+    assert not (environment / "mark").exists()
+
+
+def test_virtualenv_refuses_what_has_no_matching_hash(tmp_path: pathlib.Path) -> None:
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text(f"six==1.17.0 --hash=sha256:{'0' * 64}\n")
+    refused = tool(CHECKOUT, "virtualenv", str(tmp_path / "venv"), str(requirements))
+    assert refused.returncode != 0
+    assert "DO NOT MATCH THE HASHES" in refused.stderr
+    assert not (tmp_path / "venv/requirements.sha256").exists()
+
+
+def test_with_ceph_gives_credentials_and_leaves_nothing(podman: Engine) -> None:
+    script = 'echo "$CVMFS_TEST_CEPH"; exec podman exec "$CVMFS_TEST_CEPH" radosgw-admin user info --uid=test >&2; exit 1'
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CVMFS_TEST_")}
+    ran = subprocess.run(
+        [str(CHECKOUT / "tools/with-ceph"), "bash", "-c", script],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert '"access_key": "testkey"' in ran.stderr
+    assert podman("container", "exists", ran.stdout.strip(), check=False).returncode == 1
