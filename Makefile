@@ -23,6 +23,12 @@ PUBLISHER := images/release_manager/cvmfs_publisher
 quickstart: ## From a bare Debian to a published, verified software release (SRC=directory|tar publishes your own)
 	@tools/quickstart "$$SRC"
 
+.PHONY: publish
+publish: ## Publish SRC (directory or tar) into the quickstart's repository at BASE; CHECK=1 only shows what would change
+	@[ -n "$$SRC" ] && [ -n "$(BASE)" ] || { echo "Say what to publish, and where: make publish SRC=/your/software BASE=software/yours" >&2; exit 1; }
+	@tools/quickstart-playbook publish repository demo.example.org source "$$(realpath -- "$$SRC")" base_dir '$(BASE)' \
+	  $(if $(CHECK),-- --check --diff)
+
 .PHONY: clean-quickstart
 clean-quickstart: ## Remove every container, image, volume, secret and file of the quickstart (KEEP_CACHE=1 spares downloads)
 	@tools/clean-quickstart
