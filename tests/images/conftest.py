@@ -28,8 +28,8 @@ CONFINED = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-o
 def pytest_configure(config: pytest.Config) -> None:
     """Make the marker known by which ``make test-docker`` selects, and podman fit for this machine."""
     config.addinivalue_line("markers", "docker: needs a docker daemon (tools/with-docker)")
-    exports = subprocess.run([CHECKOUT / "tools/container-env", CHECKOUT / "build"], check=True, capture_output=True, text=True)
-    for line in exports.stdout.splitlines():
+    command = [CHECKOUT / "tools/container-env", CHECKOUT / "build"]
+    for line in subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines():
         name, value = line.removeprefix("export ").split("=", 1)
         os.environ[name] = shlex.split(value)[0]
 
@@ -71,11 +71,12 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
             with subprocess.Popen(["podman", "save", "--quiet", image], stdout=subprocess.PIPE) as saved:
                 subprocess.run(["docker", "load", "--quiet"], stdin=saved.stdout, check=True, stdout=subprocess.DEVNULL)
     yield engine
-    for kind, flags in (("container", ["--all"]), ("image", [])):
-        names = engine.output(kind, "ls", *flags, "--format", "{{.Names}}" if kind == "container" else "{{.Repository}}")
-        for name in names.splitlines():
-            if engine.prefix in name:
-                engine(kind, "rm", "--force", name.strip())
+    for name in engine.output("container", "ls", "--all", "--format", "{{.Names}}").splitlines():
+        if engine.prefix in name:
+            engine("container", "rm", "--force", name)
+    for name in engine.output("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").splitlines():
+        if engine.prefix in name:
+            engine("image", "rm", "--force", name)
 
 
 @pytest.fixture(scope="session")

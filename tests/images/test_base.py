@@ -14,7 +14,7 @@ AUTHORITIES = list(pathlib.Path("/usr/local/share/ca-certificates").glob("*.crt"
 
 
 def labels(podman: Engine, image: str) -> dict[str, str]:
-    return json.loads(podman.output("image", "inspect", "--format", "{{json .Config.Labels}}", image))
+    return dict(json.loads(podman.output("image", "inspect", "--format", "{{json .Config.Labels}}", image)))
 
 
 def test_is_built_once(podman: Engine) -> None:
@@ -46,7 +46,7 @@ def test_is_reproducible(podman: Engine) -> None:
             reference = made[0]
             subprocess.run([BUILD, "--tag", image, "--refresh"], check=True, capture_output=True)
             made.append(podman.output("image", "inspect", "--format", "{{.Id}}", image))
-        layers = [podman.output("image", "inspect", "--format", "{{json .RootFS.Layers}}", i) for i in (reference, image)]
+        layers = podman.output("image", "inspect", "--format", "{{json .RootFS.Layers}}", reference, image).split()
     finally:
         for image_id in made:
             podman("rmi", image_id, check=False)

@@ -19,7 +19,7 @@ SECRET = re.compile(rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----\s+[A-Za-z0-9+/=]{
 
 
 def inspect(engine: Engine, image: str, field: str) -> object:
-    return json.loads(engine.output("image", "inspect", "--format", "{{json %s}}" % field, image))
+    return json.loads(engine.output("image", "inspect", "--format", "{{json " + field + "}}", image))
 
 
 def confined(engine: Engine, *command: str) -> str:
@@ -48,8 +48,8 @@ def test_has_no_secret_and_nothing_of_the_build(podman: Engine, tmp_path: Path) 
         podman.output("export", "--output", str(tmp_path / "image.tar"), container)
     finally:
         podman("rm", "--force", "--volumes", container)
-    unwanted = re.compile(r"(^|/)(pip|setuptools|\.git|\.cache|__pycache__/conftest[^/]*|tests/conftest\.py|build)(/|$)")
-    allowed = re.compile(r"site-packages/(numpy|cffi|cryptography|obstore)/|usr/lib/python3/dist-packages/|^usr/(share|lib)/")
+    unwanted = re.compile(r"(^|/)(pip|setuptools|\.git|\.cache|tests|build)(/|$)")
+    allowed = re.compile(r"site-packages/(numpy|cffi|cryptography|obstore)/|^usr/(share|lib)/")
     found, privileged, unreadable = [], [], []
     with tarfile.open(tmp_path / "image.tar") as archive:
         for member in archive:
@@ -87,9 +87,8 @@ def test_runs_confined(engine: Engine) -> None:
     assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE)
     assert re.search(r"^CapBnd:\s+0+$", status, re.MULTILINE)
     assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE)
-    writable = confined(
-        engine, "sh", "-c", "for d in / /etc /etc/cvmfs /opt /root /usr /tmp /var/spool/cvmfs; do test ! -w $d || echo $d; done"
-    )
+    directories = "/ /etc /etc/cvmfs /opt /root /usr /tmp /var/spool/cvmfs"
+    writable = confined(engine, "sh", "-c", f"for d in {directories}; do test ! -w $d || echo $d; done")
     assert writable.split() == ["/tmp", "/var/spool/cvmfs"]  # noqa: S108
 
 
@@ -164,17 +163,17 @@ def test_docker_builds_the_same_containerfile(engine: Engine, buildkit: str, mon
 
 def test_build_context_holds_only_what_is_copied(podman: Engine) -> None:
     """Neither tests, nor caches, nor keys that lie around in the directory can get into an image."""
+    image = f"localhost/{podman.prefix}-context:1"
     containerfile = f"FROM {BASE}\nCOPY . /context\nRUN find /context -type f\n"
     process = subprocess.run(
-        ["podman", "build", "--no-cache", "--quiet", "--file", "-", "--tag", f"localhost/{podman.prefix}-context:1"]
-        + [str(IMAGE_DIRECTORY)],
+        ["podman", "build", "--no-cache", "--quiet", "--file", "-", "--tag", image, str(IMAGE_DIRECTORY)],
         input=containerfile,
         check=True,
         capture_output=True,
         text=True,
     )
-    listed = podman.run(f"localhost/{podman.prefix}-context:1", "find", "/context", "-type", "f").split()
-    podman("rmi", f"localhost/{podman.prefix}-context:1", check=False)
+    listed = podman.run(image, "find", "/context", "-type", "f").split()
+    podman("rmi", image, check=False)
     assert listed, process.stderr
     wanted = re.compile(
         r"/context/(requirements(-build)?\.txt|cvmfs_publisher/(pyproject\.toml|README\.md|src/cvmfs_publisher/.*\.(py|typed|sql)))"
