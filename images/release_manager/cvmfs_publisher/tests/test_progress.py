@@ -72,16 +72,19 @@ def test_an_error_leaves_no_half_line() -> None:
     assert stream.getvalue() == ""
 
 
-def test_estimates_the_slower_of_files_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_estimates_from_files_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     progress = Progress("Test", total_files=100, total_bytes=1000, stream=None)
-    progress.add(files=50, bytes=100)
-    now += 10
-    assert progress.line() == "Test: 50 of 100 files  100 B of 1 kB  5 files/s  10 B/s  1:30 min left"
-    now += 100
+    now += 1
     assert progress.line().endswith("waiting")
-    progress.add(files=50, bytes=900)
+    now += 9
+    progress.add(files=10, bytes=300)
+    assert progress.line() == "Test: 10 of 100 files  300 B of 1 kB  1 files/s  30 B/s  40 s left"
+    now += 100
+    progress.line()
+    assert progress.line().endswith("waiting")
+    progress.add(files=90, bytes=700)
     assert progress.line().endswith("/s")
 
 

@@ -121,14 +121,13 @@ class Progress:
             f"{file_rate:,.0f} files/s",
             f"{format_bytes(byte_rate)}/s",
         ]
-        waits = [
-            (total - done) / rate if rate else None
-            for total, done, rate in ((total_files, files, file_rate), (total_bytes, count, byte_rate))
-            if total is not None and total > done
-        ]
-        known = [wait for wait in waits if wait is not None]
-        if waits:
-            parts.append(f"{format_seconds(max(known))} left" if len(known) == len(waits) else "waiting")
+        # A store takes as long for a small file as for many bytes of a large one, so both count, half and half.
+        shares = [min(1.0, done / total) for done, total in ((files, total_files), (count, total_bytes)) if total]
+        share = sum(shares) / len(shares) if shares else 1.0
+        if share < 1:
+            moving = files > files_then or count > count_then
+            left = (now - self._start) * (1 - share) / share if share else 0.0
+            parts.append(f"{format_seconds(left)} left" if moving and left else "waiting")
         return "  ".join(parts)
 
     def _show(self) -> None:

@@ -410,6 +410,18 @@ def test_does_not_wait_long_for_what_never_answered(make_s3: MakeS3, change: dic
     assert elapsed() < 3
 
 
+@pytest.mark.parametrize(("size", "patient"), [(10, False), (100_000, True)])
+def test_waits_for_a_large_first_request(proxy: Proxy, make_s3: MakeS3, size: int, patient: bool) -> None:
+    """A slow line is no reason to take the service for dead."""
+    store = make_s3(host="127.0.0.1", port=proxy.port, retry=RetryPolicy(initial=0.1, first_contact=1))
+    proxy.rule = lambda _: Fate(delay=7)
+    if patient:
+        store.put("data/ab/cd", bytes(size))
+    else:
+        with pytest.raises(EndpointUnreachable, match="no answer within 5 s"):
+            store.put("data/ab/cd", bytes(size))
+
+
 def test_default_patience() -> None:
     policy = RetryPolicy.from_settings(None, 0.1, 10)
     assert (policy.total, policy.first_contact) == (300, 15)

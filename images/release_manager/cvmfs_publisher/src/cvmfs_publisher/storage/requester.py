@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .store import Bytes
 
 _SHORTEST_TIMEOUT = 5.0  # seconds
+_SLOW_SIZE = 64 << 10  # bytes; larger requests may well take longer than a first contact should
 _NOTICE_INTERVAL = 10.0  # seconds between notices
 _ERROR_CODE = re.compile(rb"<Code>([A-Za-z0-9]+)</Code>")
 _TRANSIENT_CODES = frozenset(
@@ -87,14 +88,16 @@ class Requester:
         """
         backoff = Backoff(self._policy)
         uncertain = False
+        slow = body is not None and len(body) > _SLOW_SIZE
         while True:
             retry_after = None
             permanent = False
+            contacted = self._answered
             try:
                 remaining = self._policy.first_contact - backoff.elapsed
-                timeout = None if self._answered else max(_SHORTEST_TIMEOUT, remaining)
+                timeout = None if contacted or slow else max(_SHORTEST_TIMEOUT, remaining)
                 response = self._client.exchange(method, target, headers(), body, timeout=timeout, cancel=cancel)
-                self._answered = True
+                self._answered = contacted = True
                 code = _error_code(response)
                 if not _is_transient(response.status, code):
                     return Answer(response, code, uncertain)
@@ -104,7 +107,8 @@ class Requester:
             except TransportError as error:
                 reason, permanent = error.reason, error.permanent
                 uncertain = uncertain or error.sent
-            delay = None if permanent else backoff.next(retry_after, contacted=self._answered)
+                contacted = contacted or (slow and error.sent)
+            delay = None if permanent else backoff.next(retry_after, contacted=contacted)
             if delay is not None:
                 self._notice(reason)
                 if cancel is None:
