@@ -63,18 +63,24 @@ class Repository:
 
     def publish(self, *changes: Change, stdin: bytes = b"", **options: object) -> ChangeReport:
         """Apply changes and commit them."""
-        with self._tree() as tree, self._pipeline() as pipeline:
+        with self.tree() as tree, self._pipeline() as pipeline:
             report = apply_changes(tree, pipeline, ChangeSet(changes), self._options(stdin, options))
-            self.revision += 1
-            put = lambda data: put_object(self.store, data, HashSuffix.CATALOG)  # noqa: E731
-            self.root = tree.commit(put, self.revision, TIMESTAMP + self.revision).root_hash
+            self.commit(tree)
         assert list(self.scratch.iterdir()) == [], "scratch files stay behind"
         return report
+
+    def commit(self, tree: WritableCatalogTree) -> None:
+        """Make a tree the next revision."""
+        self.revision += 1
+        committed = tree.commit(
+            lambda data: put_object(self.store, data, HashSuffix.CATALOG), self.revision, TIMESTAMP + self.revision
+        )
+        self.root = committed.root_hash
 
     def preview(self, *changes: Change, stdin: bytes = b"", **options: object) -> ChangeReport:
         """Make a dry run, and see that it writes nothing."""
         before = self.objects()
-        with self._tree() as tree:
+        with self.tree() as tree:
             report = apply_changes(tree, None, ChangeSet(changes), self._options(stdin, options))
         assert self.objects() == before
         return report
@@ -116,7 +122,8 @@ class Repository:
         mtime_ns = row.mtime * 10**9 + (row.mtime_ns or 0)
         return Seen(row.mode, row.uid, row.gid, mtime_ns, row.symlink, content, frozenset(names))
 
-    def _tree(self) -> WritableCatalogTree:
+    def tree(self) -> WritableCatalogTree:
+        """Return the tree of the next revision."""
         tree = WritableCatalogTree(self.store, self.root, self.scratch)
         if self.root is None:
             tree.add(b"", DirectoryEntry(name=b"", mode=0o40755, size=4096, mtime=TIMESTAMP))

@@ -425,6 +425,20 @@ def test_an_empty_archive(repository: Repository) -> None:
     assert repository.publish(mirror("-", allow_empty=True), stdin=empty).removed.paths == [b"sw/f"]
 
 
+def test_the_dirtab_of_an_archive(repository: Repository) -> None:
+    data = archive(("file", "a/b/c", "x"), ("file", ".cvmfsdirtab", "/a/*\n"))
+    for _ in range(2):  # the second time, the file need not be stored
+        predicted = repository.preview(mirror("-", ""), stdin=data)
+        report = repository.publish(mirror("-", ""), stdin=data)
+        assert predicted.added.paths == report.added.paths
+        assert repository.judgement().catalogs.keys() == {b"", b"/a/b"}
+    assert not report.changed
+    repository.publish(mirror("-", "elsewhere"), stdin=archive(("file", ".cvmfsdirtab", "no rule")))
+    huge = archive(("file", ".cvmfsdirtab", bytes(5 << 20)))
+    with pytest.raises(UnsafeArchive, match=r"'\.cvmfsdirtab' of .* is too large"):
+        repository.publish(mirror("-", ""), stdin=huge)
+
+
 # Memory
 
 _MEASURE = """

@@ -10,6 +10,7 @@ import socket
 import stat
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from changes.repository import OWNER, TIMESTAMP, Repository, Seen, delete, make, merge, mirror, on_disk, set_times
+from cvmfs_publisher.catalog import DirectoryEntry
 from cvmfs_publisher.changes.change_set import ChangeSet, Owner
 from cvmfs_publisher.changes.directory import DirectorySource
 from cvmfs_publisher.changes.entry import Listing
@@ -139,7 +141,7 @@ def test_a_dry_run_with_checksum(repository: Repository, source: Path) -> None:
     before = repository.objects()
     _rewrite(source / "lib" / "small", b"SMALL")
     with (
-        repository._tree() as tree,
+        repository.tree() as tree,
         ContentPipeline[ContentDone](repository.store, chunking=None, known=lambda _: True) as pipeline,
     ):
         options = replace(repository.options, checksum=True)
@@ -438,6 +440,7 @@ MEDDLING: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a file is added": (lambda top: (top / "z/new").touch(), "Directory .*/z changed"),
     "a directory is added": (lambda top: (top / "new").mkdir(), "Directory .*source changed"),
+    "a directory's mode changes": (lambda top: (top / "z").chmod(0o700), "Directory .*/z changed"),
     "an empty directory goes": (lambda top: (top / "empty").rmdir(), "Directory .*source(/empty)? changed"),
 }
 
@@ -448,6 +451,7 @@ def test_sources_that_change(
 ) -> None:
     """While the first file is being stored, when all is listed, something happens to what was not read yet."""
     source = make(tmp_path / "source", {"first": "first", "z/last": "last", "empty": None})
+    time.sleep(0.02)  # the clock of file systems ticks every few milliseconds
     meddle, message = MEDDLING[case]
     listings, listed = DirectorySource.listings, threading.Event()
 
@@ -486,6 +490,18 @@ def test_a_directory_that_changes_while_it_is_listed(tmp_path: Path) -> None:
     (source / "a").symlink_to("f")
     with pytest.raises(SourceChanged, match=r"Directory .*/source/a changed"):
         next(listings)
+
+
+def test_a_directory_that_changes_before_it_is_listed_itself(tmp_path: Path) -> None:
+    source = make(tmp_path / "source", {"a/b": "x"})
+    time.sleep(0.02)
+    directory = DirectorySource(str(source))
+    listings = directory.listings()
+    next(listings)
+    (source / "a").chmod(0o700)
+    assert [entry.name for entry in next(listings).entries] == [b"b"]
+    with pytest.raises(SourceChanged, match=r"Directory .*/source/a changed"):
+        directory.verify()
 
 
 def _file(path: Path) -> Path:
@@ -612,6 +628,15 @@ def test_the_virtual_directory(repository: Repository, source: Path, tmp_path: P
     with pytest.raises(UsageError, match=r"/\.cvmfs belongs to CernVM-FS itself"):
         repository.publish(merge(make(tmp_path / "virtual", {".cvmfs/snapshots": "x"}), ""))
     repository.publish(mirror(source, "a/.cvmfs"))
+
+
+def test_a_mirror_leaves_the_virtual_directory_alone(repository: Repository, source: Path) -> None:
+    repository.publish(mirror(source, ""))
+    with repository.tree() as tree:
+        tree.add(b".cvmfs", DirectoryEntry(name=b".cvmfs", mode=0o40755, size=4096))
+        repository.commit(tree)
+    assert not repository.publish(mirror(source, "")).changed
+    assert repository.seen().keys() == on_disk(source).keys() | {b".cvmfs"}
 
 
 def test_grafts(repository: Repository, tmp_path: Path) -> None:

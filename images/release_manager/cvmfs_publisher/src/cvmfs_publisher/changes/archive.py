@@ -28,6 +28,7 @@ from ..paths import name as name_of
 from ..paths import parent as parent_of
 from .change_set import Owner
 from .decompress import open_tar_stream
+from .dirtab import DIRTAB
 from .entry import DIRECTORY_SIZE, NO_XATTRS, FileContent, Listing, SourceEntry, storable_xattrs
 from .special import REMOVE_SPECIAL, is_device, special_kind
 from .tar_format import REPACK, Member, TarReader
@@ -131,6 +132,7 @@ class ArchiveSource:
             implied=True,
         )
         self._root = self._implied
+        self._dirtab = b""
         self._directories = {ROOT}
         self._inode = _IMPLIED
         self._skipped = 0
@@ -178,6 +180,10 @@ class ArchiveSource:
             _drop_single_links(entries)
             yield Listing(path, entries)
             pending.extend(join(path, entry.name) for entry in reversed(entries) if entry.is_directory)
+
+    def dirtab(self) -> bytes:
+        """Return the content of the ``.cvmfsdirtab`` in the root."""
+        return self._dirtab
 
     def verify(self) -> None:
         """Look whether the archive's file, if it is one, has changed since it was opened.
@@ -274,7 +280,13 @@ class ArchiveSource:
             return
         self._inode += 1
         self._insert(path, entry, self._inode)
-        if entry.is_regular and sink is not None:
+        if not entry.is_regular:
+            return
+        if path == DIRTAB:
+            if entry.size > IN_MEMORY:
+                raise reader.error("is too large for a list of rules", remedy="Shorten it to a few kilobytes")
+            self._dirtab = _read_whole(reader)
+        if sink is not None:
             self._take_content(reader, path, entry, sink)
 
     def _link(self, reader: TarReader, path: bytes, member: Member) -> None:
@@ -305,9 +317,7 @@ class ArchiveSource:
         if content is not None:
             done(content)
         elif entry.size <= IN_MEMORY:
-            data = bytearray()
-            while part := reader.read(entry.size - len(data)):
-                data += part
+            data = self._dirtab if path == DIRTAB else _read_whole(reader)
             sink.submit(BytesSource(data, f"{shown(path)} in {self._label}"), done)
         else:
             source = _MemberSource(reader, entry.size, f"{shown(path)} in {self._label}")
@@ -368,6 +378,11 @@ class _MemberSource:
 
     def describe(self) -> str:
         return self._label
+
+
+def _read_whole(reader: TarReader) -> bytes:
+    """Return the content of the current member, which is a small one."""
+    return b"".join(iter(lambda: reader.read(IN_MEMORY), b""))
 
 
 def _status(stream: BinaryIO) -> tuple[int, int, int] | None:

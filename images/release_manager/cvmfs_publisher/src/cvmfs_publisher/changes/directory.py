@@ -12,6 +12,7 @@ from ..content import FileSource
 from ..errors import SourceChanged, SourceError, UnreadableSource
 from ..paths import ROOT, display, join
 from .change_set import Owner
+from .dirtab import DIRTAB
 from .entry import DIRECTORY_SIZE, NO_XATTRS, Listing, SourceEntry, Totals, storable_xattrs
 from .special import REMOVE_SPECIAL, is_device, special_kind
 
@@ -41,8 +42,8 @@ class DirectorySource:
         self._owner = owner
         self._ignore_special_files = ignore_special_files
         self._with_xattrs = with_xattrs
-        self._seen: list[tuple[bytes, int]] = []
-        """Directories that were listed, with their change times in nanoseconds."""
+        self._seen: dict[bytes, int] = {}
+        """Change times of directories, in nanoseconds, when their own attributes were read."""
         self._skipped = 0
         self._split_links = 0
         try:
@@ -51,6 +52,7 @@ class DirectorySource:
             raise _unreadable(self._root, error) from error
         if not stat.S_ISDIR(self._root_status.st_mode):
             raise SourceError(f"{display(self._root)} is not a directory", remedy="Name a directory or a tar archive")
+        self._seen[self._root] = self._root_status.st_ctime_ns
 
     def root(self) -> SourceEntry:
         """Return the root's own attributes."""
@@ -70,12 +72,21 @@ class DirectorySource:
             yield Listing(path, entries)
             pending.extend(join(path, entry.name) for entry in reversed(entries) if entry.is_directory)
 
+    def dirtab(self) -> bytes:
+        """Return the content of the ``.cvmfsdirtab`` in the root, a regular file."""
+        location = self._root + b"/" + DIRTAB
+        try:
+            with open(location, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise _unreadable(location, error) from error
+
     def verify(self) -> None:
         """Look whether any directory has changed since it was listed.
 
         :raises SourceChanged: if so
         """
-        for location, changed in self._seen:
+        for location, changed in self._seen.items():
             try:
                 now = os.stat(location, follow_symlinks=False).st_ctime_ns
             except OSError:
@@ -99,22 +110,16 @@ class DirectorySource:
         try:
             descriptor = os.open(location, _OPEN)
             try:
-                before = os.fstat(descriptor).st_ctime_ns
                 with os.scandir(descriptor) as scan:
                     found = sorted((os.fsencode(item.name), item) for item in scan)
                 statuses = [(name, item.stat(follow_symlinks=False)) for name, item in found]
-                entries = self._entries(location, statuses, descriptor)
-                after = os.fstat(descriptor).st_ctime_ns
+                return self._entries(location, statuses, descriptor)
             finally:
                 os.close(descriptor)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 raise _changed(location) from error
             raise _unreadable(location, error) from error
-        if before != after:
-            raise _changed(location)
-        self._seen.append((location, after))
-        return entries
 
     def _entries(
         self, location: bytes, found: list[tuple[bytes, os.stat_result]], descriptor: int
@@ -124,12 +129,14 @@ class DirectorySource:
         for name, status in found:
             path = location + b"/" + name
             entry = self._entry(name, path, status)
-            if entry.is_regular:
+            if entry.is_directory:
+                self._seen[path] = status.st_ctime_ns
+            elif entry.is_regular:
                 entry.content = FileSource(path, status)
             elif entry.is_symlink:
                 entry.symlink = os.readlink(name, dir_fd=descriptor)
                 entry.size = len(entry.symlink)
-            elif not entry.is_directory:
+            else:
                 if self._ignore_special_files:
                     self._skipped += 1
                     continue

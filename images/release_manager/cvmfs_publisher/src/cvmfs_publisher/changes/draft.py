@@ -15,13 +15,12 @@ from ..content import (
     ContentPipeline,
     ContentResult,
     ContentSource,
-    fetch_object,
 )
-from ..errors import SourceError, UsageError
+from ..errors import UsageError
 from ..paths import display, is_below, join
 from ..paths import name as name_of
 from .change_set import Owner
-from .dirtab import DIRTAB, Dirtab
+from .dirtab import Dirtab
 from .entry import DIRECTORY_SIZE, FileContent, SourceEntry
 from .options import ApplyOptions
 from .report import ChangeReport
@@ -95,23 +94,7 @@ class Draft:
         self.options = options
         self.report = ChangeReport.empty(options.max_paths)
         self.contents = Contents(pipeline, self.report) if pipeline is not None else None
-        self.dirtab = Dirtab((), ())
-
-    def load_dirtab(self, content: ContentSource | FileContent | None) -> None:
-        """Take a new ``.cvmfsdirtab`` into account; None if it is not known because this is a dry run.
-
-        :raises SourceError: when it has a line that is no rule
-        """
-        if content is None or content is UNREAD:
-            self.report.warnings.append("The archive's .cvmfsdirtab is not considered in a dry run")
-            return
-        if isinstance(content, FileContent):
-            if content.hash is None:
-                raise SourceError(f"/{display(DIRTAB)} is too large", remedy="Shorten it to a few kilobytes")
-            text = fetch_object(self.options.store, content.hash, content.compression)
-        else:
-            text = _read(content)
-        self.dirtab = Dirtab.parse(text)
+        self.dirtab = Dirtab()
 
     def made_up(self, path: bytes, mode: int, owner: Owner | None = None) -> SourceEntry:
         """Return an entry that no source has.
@@ -206,15 +189,3 @@ def refuse_virtual(path: bytes) -> None:
             f"/{display(path)} belongs to CernVM-FS itself and cannot be changed",
             remedy=f"Leave /{display(VIRTUAL_DIRECTORY)} out of what is published",
         )
-
-
-def _read(source: ContentSource) -> bytes:
-    reader = source.open()
-    try:
-        text = bytearray()
-        buffer = memoryview(bytearray(1 << 16))
-        while count := reader.readinto(buffer):
-            text += buffer[:count]
-        return bytes(text)
-    finally:
-        reader.close()

@@ -105,6 +105,10 @@ class Source(Protocol):
         """Yield all directories, the root first, each before those below it, in an order that is always the same."""
         ...
 
+    def dirtab(self) -> bytes:
+        """Return the content of the ``.cvmfsdirtab`` in the root, a regular file."""
+        ...
+
     def verify(self) -> None:
         """Look whether the source is still what was listed; called when all of its content has been read.
 

@@ -27,11 +27,13 @@ class Merge:
 
     :param draft: the tree
     :param change: where the source goes, and how
+    :param source: the opened source
     :param label: names the source in messages
     """
 
-    def __init__(self, draft: Draft, change: Content, label: str) -> None:
+    def __init__(self, draft: Draft, change: Content, source: Source, label: str) -> None:
         self._draft = draft
+        self._source = source
         self._tree = draft.tree
         self._report = draft.report
         self._base_dir = change.base_dir
@@ -42,21 +44,21 @@ class Merge:
         self._published: set[bytes] = set()
         """Directories that were in the tree before, and are still to come."""
 
-    def run(self, source: Source) -> None:
+    def run(self) -> None:
         """Bring in the whole source.
 
         :raises SourceError: when the source cannot be read or changes, or has something that cannot be published
         :raises UsageError: when something in the repository is in the way
         """
         refuse_virtual(self._base_dir)
-        self._make_base(source.root())
-        for listing in source.listings():
+        self._make_base(self._source.root())
+        for listing in self._source.listings():
             if listing.path == ROOT and not listing.entries:
                 self._refuse_to_empty_base()
             self._put_listing(listing)
         if self._draft.contents is not None:
             self._draft.contents.drain()
-        source.verify()
+        self._source.verify()
 
     # Directories
 
@@ -126,7 +128,7 @@ class Merge:
             refuse_virtual(VIRTUAL_DIRECTORY)
         published.pop(VIRTUAL_DIRECTORY, None)  # a mirror leaves it alone
         if DIRTAB in entries and entries[DIRTAB].is_regular:
-            self._draft.load_dirtab(entries[DIRTAB].content)
+            self._draft.dirtab = Dirtab.parse(self._source.dirtab())
         elif DIRTAB in entries or self._is_mirror:
             self._draft.dirtab = Dirtab()
 

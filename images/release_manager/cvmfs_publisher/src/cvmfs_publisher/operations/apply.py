@@ -13,12 +13,12 @@ from ..changes.archive import ArchiveSource
 from ..changes.change_set import STANDARD_INPUT, Change, ChangeSet, Content, Deletion
 from ..changes.directory import DirectorySource, count_files
 from ..changes.dirtab import DIRTAB, Dirtab
-from ..changes.draft import ContentDone, Draft, content_of, refuse_virtual
+from ..changes.draft import ContentDone, Draft, refuse_virtual
 from ..changes.entry import Source
 from ..changes.merge import Merge, PublishedContents, mark_nested_by_dirtab
 from ..changes.options import ApplyOptions
 from ..changes.report import ChangeReport, PathList
-from ..content import ContentPipeline
+from ..content import ContentPipeline, fetch_object
 from ..errors import UnreadableSource, UsageError
 from ..paths import display
 from ..progress import Progress
@@ -50,15 +50,15 @@ def apply_changes(
     draft = Draft(tree, pipeline, options)
     _show_totals(change_set.changes, options.progress)
     dirtab = tree.entry(DIRTAB)
-    if dirtab is not None and dirtab.is_regular:
-        draft.load_dirtab(content_of(dirtab))
+    if dirtab is not None and dirtab.hash is not None:
+        draft.dirtab = Dirtab.parse(fetch_object(options.store, dirtab.hash, dirtab.compression))
     for change in change_set.changes:
         if isinstance(change, Deletion):
             _delete(draft, change.path)
             continue
         label = _label(change.source)
         with _open(draft, change, label) as source:
-            Merge(draft, change, label).run(source)
+            Merge(draft, change, source, label).run()
             draft.report.warnings += [f"{label}: {warning}" for warning in source.warnings]
     if draft.report.changed:
         mark_nested_by_dirtab(draft)
