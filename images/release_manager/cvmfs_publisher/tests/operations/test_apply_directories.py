@@ -62,6 +62,15 @@ def _rewrite(path: Path, content: bytes) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+def _redirect(path: Path, target: str) -> None:
+    """Change a symlink's target, but no time."""
+    before, directory = path.lstat(), path.parent.stat()
+    path.unlink()
+    path.symlink_to(target)
+    os.utime(path, ns=(0, before.st_mtime_ns), follow_symlinks=False)
+    os.utime(path.parent, ns=(0, directory.st_mtime_ns))
+
+
 def _replace_by_directory(path: Path) -> None:
     path.unlink()
     path.mkdir()
@@ -79,6 +88,7 @@ ALTERATIONS: dict[str, tuple[Callable[[Path], object], list[bytes], int]] = {
         1,
     ),
     "time of a symlink": (lambda top: os.utime(top / "bin/link", (1, 1), follow_symlinks=False), [b"sw/bin/link"], 0),
+    "target of a symlink": (lambda top: _redirect(top / "bin/link", "loot"), [b"sw/bin/link"], 0),
     "mode of a directory": (lambda top: (top / "lib").chmod(0o700), [b"sw/lib"], 0),
     "time of a directory": (lambda top: os.utime(top / "empty", (1, 1)), [b"sw/empty"], 0),
     "the root of the source": (lambda top: top.chmod(0o750), [b"sw"], 0),
@@ -339,6 +349,9 @@ def test_an_empty_source_is_most_likely_a_mistake(repository: Repository, source
         with pytest.raises(SourceError, match=f"{empty} is empty; mirroring it would empty /sw"):
             attempt(mirror(empty))
     assert repository.publish(merge(empty)).removed.count == 0
+    marked = mirror(empty, "marked", nested_catalog=True)
+    assert repository.publish(marked).added.paths == [b"marked", b"marked/.cvmfscatalog"]
+    assert not repository.publish(marked).changed
     report = repository.publish(mirror(empty, allow_empty=True))
     assert report.removed.count == 7
     assert repository.seen(b"sw").keys() == {b""}
