@@ -8,7 +8,9 @@ SHELL := /bin/bash
 
 # What make quickstart publishes: a directory or a tar file; empty for a release of well-known scientific packages.
 SRC ?=
-export SRC
+# Where in the quickstart's repository `make publish` puts it.
+BASE ?=
+export SRC BASE
 # Options for all runs of pytest, as PYTEST_OPTIONS='-k lease -x'.
 PYTEST_OPTIONS ?=
 
@@ -25,8 +27,8 @@ quickstart: ## From a bare Debian to a published, verified software release (SRC
 
 .PHONY: publish
 publish: ## Publish SRC (directory or tar) into the quickstart's repository at BASE; CHECK=1 only shows what would change
-	@[ -n "$$SRC" ] && [ -n "$(BASE)" ] || { echo "Say what to publish, and where: make publish SRC=/your/software BASE=software/yours" >&2; exit 1; }
-	@tools/quickstart-playbook publish repository demo.example.org source "$$(realpath -- "$$SRC")" base_dir '$(BASE)' \
+	@[[ -n $$SRC && -n $$BASE ]] || { echo "Say what to publish, and where: make publish SRC=/your/software BASE=software/yours" >&2; exit 1; }
+	@tools/quickstart-playbook publish repository demo.example.org source "$$(realpath -- "$$SRC")" base_dir "$$BASE" \
 	  $(if $(CHECK),-- --check --diff)
 
 .PHONY: clean-quickstart
