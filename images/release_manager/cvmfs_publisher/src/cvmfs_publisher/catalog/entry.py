@@ -23,6 +23,9 @@ _HASH_SHIFT = 8
 _COMPRESSION_SHIFT = 11
 _THREE_BITS = 7
 
+_ALGORITHMS = {algorithm.value: algorithm for algorithm in HashAlgorithm}
+_COMPRESSIONS = {compression.value: compression for compression in Compression}
+
 _XATTR_VERSION = 1
 _XATTR_MAX = 255
 
@@ -252,10 +255,10 @@ def algorithm_of(flags: int) -> HashAlgorithm:
     :raises CorruptObject: for an unknown one
     """
     number = (flags >> _HASH_SHIFT & _THREE_BITS) + 1
-    try:
-        return HashAlgorithm(number)
-    except ValueError:
-        raise CorruptObject(f"A catalog names hash algorithm {number}, which is not known") from None
+    algorithm = _ALGORITHMS.get(number)
+    if algorithm is None:
+        raise CorruptObject(f"A catalog names hash algorithm {number}, which is not known")
+    return algorithm
 
 
 def compression_of(flags: int) -> Compression:
@@ -264,7 +267,7 @@ def compression_of(flags: int) -> Compression:
     :raises CorruptObject: for an unknown one
     """
     number = flags >> _COMPRESSION_SHIFT & _THREE_BITS
-    try:
-        return Compression(number)
-    except ValueError:
-        raise CorruptObject(f"A catalog names compression algorithm {number}, which is not known") from None
+    compression = _COMPRESSIONS.get(number)
+    if compression is None:
+        raise CorruptObject(f"A catalog names compression algorithm {number}, which is not known")
+    return compression

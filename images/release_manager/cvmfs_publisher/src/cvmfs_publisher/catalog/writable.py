@@ -383,7 +383,7 @@ class WritableCatalogTree(CatalogTree):
             outer.subtree = _known(outer.subtree) - self._accounted(host)
             self._drop(host)
             return
-        catalog = self._change(host)
+        self._change(host)
         for nested in [nested for nested in host.references if paths.is_below(nested, path)]:
             child = self._child(host, nested)
             host.subtree = _known(host.subtree) - self._accounted(child)
