@@ -492,13 +492,17 @@ def test_the_object_is_the_compressed_database(workshop: Workshop) -> None:
     assert judge(workshop.storage, workshop.root.hex).catalogs == {b"": workshop.root.hex}
 
 
-def test_a_large_tree_in_one_go(workshop: Workshop) -> None:
+def test_a_large_tree_in_one_go(workshop: Workshop, tmp_path: Path) -> None:
     with workshop.change() as tree:
         for top in range(100):
             tree.add(b"d%d" % top, directory())
             for number in range(100):
                 tree.add(b"d%d/f%d" % (top, number), regular(b"%d" % number))
         workshop.commit(tree)
+        assert workshop.root is not None
+        (tmp_path / "published").write_bytes(read_object(workshop.storage, workshop.root.hex, "C"))
+        sqlite3.connect(tmp_path / "published").execute("VACUUM INTO ?", (str(tmp_path / "compact"),))
+        assert (tmp_path / "compact").stat().st_size == (tmp_path / "published").stat().st_size
         tree.remove(b"d3")
         tree.add(b"d4/" + MARKER, regular())
         assert len(workshop.commit(tree).rows) == 1 + 99 * 101 + 1
