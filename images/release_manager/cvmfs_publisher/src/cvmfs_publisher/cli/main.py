@@ -6,9 +6,12 @@ Exit codes are upstream's: 0 done, 1 failed, 2 no command given, 3 wrong use. ``
 
 from __future__ import annotations
 
+import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from ..errors import PublisherError
 from .arguments import build_parser
@@ -19,6 +22,10 @@ _INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one subcommand and leave the process with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no name of a file may end in an error of encoding
+    signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -43,10 +50,15 @@ def run(arguments: Sequence[str]) -> int:
         print(f"cvmfs_server {options.command}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"cvmfs_server {options.command}: interrupted; nothing was published.", file=sys.stderr)
+        print(f"cvmfs_server {options.command}: interrupted.", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone; give Python's own flush at exit nothing left to complain about.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code
+
+
+def _interrupt(*_: object) -> NoReturn:
+    """Clean up on SIGTERM, which stopped containers get, as on a keyboard's interrupt."""
+    raise KeyboardInterrupt

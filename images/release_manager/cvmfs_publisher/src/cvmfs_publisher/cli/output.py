@@ -28,6 +28,8 @@ def plain(value: object) -> object:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, bytes):
         return display(value)
+    if isinstance(value, str):  # that of an argument may have bytes in it that are no text
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     if isinstance(value, ContentHash):
         return value.hex
     if isinstance(value, datetime.datetime):
@@ -36,14 +38,14 @@ def plain(value: object) -> object:
         return plain(value.value)
     if isinstance(value, PurePath):
         return str(value)
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if isinstance(value, Sequence):
         return [plain(item) for item in value]
     return value
 
 
 def print_json(value: object) -> None:
     """Print `value` as one line of JSON on standard output."""
-    print(json_module.dumps(plain(value), ensure_ascii=False, sort_keys=True))
+    print(json_module.dumps(plain(value), sort_keys=True))
 
 
 def confirm(question: str) -> bool:

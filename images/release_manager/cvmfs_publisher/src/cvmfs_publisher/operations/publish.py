@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,11 +19,12 @@ from ..errors import ConcurrentPublish, ConfigurationError, UsageError
 from ..paths import ROOT, display, is_below, parse
 from ..progress import Progress
 from ..repository import History, Lease, Manifest, Repository, ServerConfig, Tag
+from ..repository.history import check_description
 from ..storage import ObjectStore
 from .apply import ApplyOptions, ChangeReport, ContentDone, apply_changes
 from .environment import Environment
 from .known import KnownObjects
-from .transaction import Session, abort, close_session, current_session, kept_alive, open_transaction
+from .transaction import Session, close_session, current_session, discard_session, kept_alive, open_transaction
 
 _UNSUPPORTED = {
     "CVMFS_AUTOCATALOGS": "Mark nested catalogs with .cvmfscatalog files",
@@ -129,11 +132,10 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
             with WritableCatalogTree(repository.store, base.root_hash, scratch) as tree:
                 with (
                     _progress(f"Publishing {name}") as progress,
-                    ContentPipeline[ContentDone](
-                        repository.store,
-                        hash_algorithm=base.root_hash.algorithm,
-                        compression=_compression(settings, options),
-                        chunking=_chunking(settings),
+                    _pipeline(
+                        repository,
+                        settings,
+                        options,
                         known=KnownObjects(repository.store, base.root_hash, changes, scratch),
                         progress=progress,
                         scratch=scratch,
@@ -146,7 +148,7 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
                     manifest = _commit_catalogs(repository, tree, settings, revision, timestamp)
                     manifest = _tag(repository, manifest, history, settings, tag, options.tag_description, timestamp)
                     warnings += repository.commit(manifest, key, lease=lease)
-        close_session(environment, settings, lease)
+        warnings += close_session(environment, settings, lease)
         return _result(repository, base, report, changed, tag if changed else None, started, warnings)
 
 
@@ -162,9 +164,16 @@ def preview(environment: Environment, name: str, changes: ChangeSet, options: Pu
         base = repository.manifest
         _next_revision(base, options)
         tag = _choose_tag(repository.history(), settings, options)
-        with WritableCatalogTree(repository.store, base.root_hash, scratch) as tree:
+        with contextlib.ExitStack() as stack:
+            tree = stack.enter_context(WritableCatalogTree(repository.store, base.root_hash, scratch))
+            pipeline = None
+            if options.checksum:
+                # Content has to be hashed; as all of it is said to be known, none is stored.
+                pipeline = stack.enter_context(
+                    _pipeline(repository, settings, options, known=lambda _: True, progress=None, scratch=scratch)
+                )
             apply_options = _apply_options(environment, settings, options, repository.store, scratch, None)
-            report = apply_changes(tree, None, changes, apply_options)
+            report = apply_changes(tree, pipeline, changes, apply_options)
         changed = report.changed or options.tag is not None or options.revision is not None
         return _result(repository, base, report, changed, tag if changed else None, started, [], dry_run=True)
 
@@ -182,8 +191,8 @@ def ingest(
     session = open_transaction(environment, name)
     try:
         return publish(environment, name, changes, replace(options, transaction_id=session.id))
-    except BaseException:
-        abort(environment, name, transaction_id=session.id)
+    except BaseException as error:
+        discard_session(environment, session, error)
         raise
 
 
@@ -219,12 +228,33 @@ def _next_revision(base: Manifest, options: PublishOptions) -> int:
 
 def _choose_tag(history: History, settings: ServerConfig, options: PublishOptions) -> str | None:
     """Return the new revision's tag, having refused one that cannot be given."""
+    check_description(options.tag_description)
     if options.tag is not None:
         history.require_new(options.tag)
         return options.tag
     if settings.flag("CVMFS_AUTO_TAG", default=True):
         return history.new_auto_tag_name(int(time.time()))
     return None
+
+
+def _pipeline(
+    repository: Repository,
+    settings: ServerConfig,
+    options: PublishOptions,
+    *,
+    known: Callable[[ContentHash], bool],
+    progress: Progress | None,
+    scratch: Path,
+) -> ContentPipeline[ContentDone]:
+    return ContentPipeline(
+        repository.store,
+        hash_algorithm=repository.manifest.root_hash.algorithm,
+        compression=_compression(settings, options),
+        chunking=_chunking(settings),
+        known=known,
+        progress=progress,
+        scratch=scratch,
+    )
 
 
 def _compression(settings: ServerConfig, options: PublishOptions) -> Compression:

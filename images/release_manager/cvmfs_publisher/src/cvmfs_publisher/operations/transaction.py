@@ -25,22 +25,25 @@ from pathlib import Path
 from ..catalog import CatalogTree
 from ..errors import (
     ConfigurationError,
+    EndpointUnreachable,
     InTransaction,
     LeaseHeld,
     NotADirectory,
     NotInTransaction,
     PathNotFound,
     PublisherError,
+    StorageError,
 )
 from ..paths import ROOT, display, parse
 from ..repository import Lease, Repository, ServerConfig
-from ..repository.lease import LIFETIME, break_lease, new_session
+from ..repository.lease import CLOCK_MARGIN, LIFETIME, break_lease, new_session
 from ..storage import ObjectStore
 from .environment import Environment
 
 _SESSION_FILE = "transaction.json"
 _RETRY_EVERY = 5.0  # seconds between two attempts at a lease that somebody else holds
 _RENEW_EVERY = LIFETIME / 4  # seconds
+_PATIENCE = 2.0  # seconds
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,13 +109,10 @@ def open_transaction(
         _write(file, session, exclusive=True)
         try:
             lease = _acquire(repository.store, session, retry_timeout)
-            try:
+            with released_on_error(lease):
                 return _begin_with_newest(environment, settings, session, file)
-            except BaseException:
-                lease.release()
-                raise
         except BaseException:
-            file.unlink()
+            file.unlink(missing_ok=True)
             raise
 
 
@@ -150,12 +150,6 @@ def find_session(environment: Environment, settings: ServerConfig) -> Session | 
         ) from None
 
 
-def open_sessions(environment: Environment) -> list[Session]:
-    """Return the open transactions of all repositories of this release manager."""
-    found = (find_session(environment, environment.settings(name)) for name in environment.names())
-    return [session for session in found if session is not None]
-
-
 def renew(environment: Environment, session: Session) -> None:
     """Prolong a transaction's lease.
 
@@ -165,10 +159,26 @@ def renew(environment: Environment, session: Session) -> None:
         Lease.resume(store, session.repository, session.token).renew()
 
 
-def close_session(environment: Environment, settings: ServerConfig, lease: Lease) -> None:
-    """End the transaction: give the lease back and forget the session."""
-    lease.release()
+def close_session(environment: Environment, settings: ServerConfig, lease: Lease) -> list[str]:
+    """End the transaction: give the lease back and forget the session.
+
+    :returns: a warning if the lease could not be given back
+    """
     _session_file(environment, settings).unlink(missing_ok=True)
+    return _release(lease)
+
+
+def discard_session(environment: Environment, session: Session, error: BaseException) -> None:
+    """End a transaction that has failed, as far as that is possible.
+
+    :param error: why; where storage does not answer, it is not bothered again
+    """
+    settings = environment.settings(session.repository)
+    _session_file(environment, settings).unlink(missing_ok=True)
+    if isinstance(error, EndpointUnreachable):
+        return
+    with contextlib.suppress(PublisherError), contextlib.closing(environment.store(settings)) as store:
+        Lease.resume(store, session.repository, session.token).release()
 
 
 def abort(environment: Environment, name: str, *, transaction_id: str | None = None, force: bool = False) -> None:
@@ -204,11 +214,32 @@ def exclusive(environment: Environment, settings: ServerConfig, store: ObjectSto
     lease = Lease.acquire(
         store, name, session=new_session(), holder=_holder(), transaction=str(uuid.uuid4()), base_revision=0
     )
+    with released_on_error(lease), kept_alive(lease):
+        yield lease
+    for warning in _release(lease):
+        print(warning, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def released_on_error(lease: Lease) -> Iterator[None]:
+    """Give a lease back if the block fails; the block's error is the one to be seen."""
     try:
-        with kept_alive(lease):
-            yield lease
-    finally:
+        yield
+    except EndpointUnreachable:
+        raise  # who waited for storage in vain need not wait again
+    except BaseException:
+        _release(lease)
+        raise
+
+
+def _release(lease: Lease) -> list[str]:
+    """Give a lease back, and return a warning if that fails: what was done under it is done."""
+    try:
         lease.release()
+    except StorageError as error:
+        minutes = (LIFETIME + CLOCK_MARGIN) // 60
+        return [f"The lease was not given back, and ends by itself within {minutes} minutes: {error}"]
+    return []
 
 
 @contextlib.contextmanager
@@ -222,7 +253,8 @@ def kept_alive(lease: Lease) -> Iterator[None]:
                 lease.renew()
             except PublisherError as error:
                 # Not fatal here: who commits renews once more before, and stops if that fails.
-                print(f"The lease was not renewed: {error}", file=sys.stderr)
+                if not leaving.is_set():
+                    print(f"The lease was not renewed: {error}", file=sys.stderr)
 
     thread = threading.Thread(target=run, name="lease", daemon=True)
     thread.start()
@@ -230,7 +262,9 @@ def kept_alive(lease: Lease) -> Iterator[None]:
         yield
     finally:
         leaving.set()
-        thread.join()
+        # Where storage does not answer, a renewal may take minutes. Nobody needs it any more, and a late one cannot
+        # bring back a lease that was given back.
+        thread.join(_PATIENCE)
 
 
 def _begin_with_newest(environment: Environment, settings: ServerConfig, session: Session, file: Path) -> Session:

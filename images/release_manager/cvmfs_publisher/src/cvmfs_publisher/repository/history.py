@@ -178,10 +178,11 @@ class History:
     def add(self, tag: Tag) -> None:
         """Add a tag.
 
-        :raises UsageError: for a name that CernVM-FS does not allow
+        :raises UsageError: for a name that CernVM-FS does not allow, or a description that is no text
         :raises RepositoryError: when the name is taken
         """
         self.require_new(tag.name)
+        check_description(tag.description)
         self._tags[tag.name] = tag
 
     def require_new(self, name: str) -> None:
@@ -200,9 +201,10 @@ class History:
     def move(self, tag: Tag) -> None:
         """Add a tag, or let an existing one point elsewhere; then it keeps its branch and, if need be, description.
 
-        :raises UsageError: for a name that CernVM-FS does not allow
+        :raises UsageError: for a name that CernVM-FS does not allow, or a description that is no text
         """
         check_tag_name(tag.name)
+        check_description(tag.description)
         old = self._tags.get(tag.name)
         if old is not None:
             tag = replace(tag, branch=old.branch, description=tag.description or old.description)
@@ -260,3 +262,20 @@ def check_tag_name(name: str) -> None:
         raise UsageError(f"The tag {name!r} follows the newest revisions by itself, and cannot be set or removed")
     if not _TAG_NAME.fullmatch(name):
         raise UsageError(f"{name!r} is not a tag name", remedy="Use letters, digits and any of _ - . / :")
+
+
+def check_description(text: str) -> None:
+    """Refuse a tag's description that is no text, or of more than one line, as lists of tags have a line for each.
+
+    :raises UsageError: then
+    """
+    if any(character in text for character in "\0\n\r") or not _is_text(text):
+        raise UsageError(f"{text!r} cannot describe a tag", remedy="Use one line of UTF-8 text")
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes of the command line that were not UTF-8
+        return False
+    return True
