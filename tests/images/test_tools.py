@@ -30,7 +30,9 @@ def test_clean_quickstart_takes_its_own_and_nothing_else(checkout: pathlib.Path,
     ours, theirs = f"{podman.prefix}-ours", f"{podman.prefix}-theirs"
     config = state / "etc/demo.example.org/release-manager.json"
     config.parent.mkdir(parents=True)
-    config.write_text(json.dumps({"secrets": {"/etc/cvmfs/keys/demo.example.org.key": ours}}))
+    config.write_text(json.dumps({"repository": podman.prefix, "secrets": {"keys/demo.example.org.key": ours}}))
+    forgotten = f"cvmfs-{podman.prefix}-masterkey-0123456789ab"
+    podman.output("secret", "create", forgotten, str(config))
     try:
         for name, owner in ((ours, state), (theirs, "/somewhere/else/.quickstart")):
             label = f"{LABEL}={owner}"
@@ -48,13 +50,14 @@ def test_clean_quickstart_takes_its_own_and_nothing_else(checkout: pathlib.Path,
         for kind, prefix in (("container", ""), ("volume", ""), ("secret", ""), ("image", "localhost/")):
             assert podman(kind, "inspect", prefix + ours, check=False).returncode != 0, kind
             assert podman(kind, "inspect", prefix + theirs, check=False).returncode == 0, kind
+        assert forgotten not in podman.output("secret", "ls")
         assert podman("image", "exists", BASE, check=False).returncode == 0
         assert "no quickstart" in tool(checkout, "clean-quickstart").stdout
     finally:
         for name in (ours, theirs):
             podman("rm", "--force", "--time", "0", name, check=False)
             podman("volume", "rm", name, check=False)
-            podman("secret", "rm", name, check=False)
+            podman("secret", "rm", name, forgotten, check=False)
             podman("rmi", f"localhost/{name}", check=False)
 
 
