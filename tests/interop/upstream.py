@@ -161,12 +161,6 @@ def fetch(url: str) -> bytes:
     return content
 
 
-def manifest(url: str) -> dict[str, str]:
-    """Return the fields of a repository's manifest by their letters."""
-    text = fetch(f"{url}/.cvmfspublished").partition(b"\n--\n")[0].decode()
-    return {line[0]: line[1:] for line in text.splitlines()}
-
-
 @dataclass(frozen=True)
 class Published:
     """A repository as everybody can read it.
@@ -180,7 +174,13 @@ class Published:
     public_key: Path
 
     def manifest(self) -> dict[str, str]:
-        return manifest(self.url)
+        """Return the fields of the manifest by their letters."""
+        text = fetch(f"{self.url}/.cvmfspublished").partition(b"\n--\n")[0].decode()
+        return {line[0]: line[1:] for line in text.splitlines()}
+
+    def reflog_hash(self) -> str:
+        """Return the hash of the reflog as it is."""
+        return hashlib.sha1(fetch(f"{self.url}/.cvmfsreflog"), usedforsecurity=False).hexdigest()
 
 
 class Mount:
@@ -301,11 +301,15 @@ class Upstream:
             mounted.unmount()
             _remove(directory)
 
-    def check(self, repository: Published, *options: str) -> str:
-        """Let ``cvmfs_swissknife`` check the newest revision: objects, reflog and all; return what it prints."""
+    def check(self, repository: Published, *options: str, is_replica: bool = False) -> None:
+        """Let ``cvmfs_swissknife`` check the newest revision, with all objects, and the reflog.
+
+        :param is_replica: has a reflog of its own, which is not the one that the manifest names
+        :raises CommandFailed: when it finds a problem
+        """
         with tempfile.TemporaryDirectory(dir=self._scratch) as directory:
             checksum = Path(directory, "reflog.chksum")
-            checksum.write_text(repository.manifest()["Y"])
+            checksum.write_text(repository.reflog_hash() if is_replica else repository.manifest()["Y"])
             temporary = Path(directory, "temporary")
             temporary.mkdir()
             done = run(
@@ -317,7 +321,6 @@ class Upstream:
                 ]
             )
         assert "no problems found" in done.stdout + done.stderr
-        return done.stdout + done.stderr
 
     @contextlib.contextmanager
     def new_repository(self, name: str, place: Place, *options: str) -> Iterator[Repository]:
@@ -371,8 +374,7 @@ class Upstream:
             (conf / "server.conf").write_text(_SERVER_CONF.format(**values))
             (conf / "client.conf").write_text((_CLIENT_CONF + _STRATUM0_CLIENT_CONF).format(**values))
             (spool / "client.local").touch()
-            reflog = hashlib.sha1(fetch(f"{repository.url}/.cvmfsreflog"), usedforsecurity=False)
-            (spool / "reflog.chksum").write_text(reflog.hexdigest())
+            (spool / "reflog.chksum").write_text(repository.reflog_hash())
             with FSTAB.open("a") as fstab:
                 fstab.write(_FSTAB.format(**values))
             run(["mount", spool / "rdonly"])
