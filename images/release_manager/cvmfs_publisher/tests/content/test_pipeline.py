@@ -374,15 +374,14 @@ def test_survives_failures_on_the_wire(proxy: Proxy, make_s3, store_s3: S3Store)
 def test_memory_is_bounded(tmp_path: Path) -> None:
     """Large files that cannot be compressed, files in memory, and many small ones: none makes the process grow."""
     script = f"""
-import os, random, resource, tempfile
+import os, resource
 from cvmfs_publisher.content import BytesSource, ContentPipeline, FileSource
 from cvmfs_publisher.storage import LocalStore
-random.seed(1)
 os.chdir({str(tmp_path)!r})
 for name in ("a", "b", "c"):
     with open(name, "wb") as file:
         for _ in range(80):
-            file.write(random.randbytes(1 << 20))
+            file.write(os.urandom(1 << 20))
 begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 with LocalStore("store") as store, ContentPipeline(store, workers=16) as pipeline:
     for name in ("a", "b", "c"):
@@ -390,7 +389,7 @@ with LocalStore("store") as store, ContentPipeline(store, workers=16) as pipelin
     for number in range(30000):
         pipeline.submit(BytesSource(b"%d" % number), number)
     for number in range(100):
-        pipeline.submit(BytesSource(random.randbytes(1 << 20)), number)
+        pipeline.submit(BytesSource(os.urandom(1 << 20)), number)
     chunks = sum(len(result.chunks) for result, _ in pipeline.drain())
 assert chunks > 20
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - begin) // 1024)

@@ -131,7 +131,10 @@ def test_https_with_an_own_authority(
     tls.load_cert_chain(certificate)
     with Proxy(s3_config, tls=tls) as proxy:
         place = {"host": "127.0.0.1", "port": proxy.port, "https": True}
-        make_s3(**place, ca_bundle=str(certificate)).put("data/ab/cd", b"x" * 300_000)
+        store = make_s3(**place, ca_bundle=str(certificate))
+        for _ in range(5):
+            store.put("data/ab/cd", b"x" * 300_000)
+        assert proxy.connections == 1, "encrypted connections are kept"
         with stopwatch() as elapsed, pytest.raises(EndpointUnreachable, match=r"not trusted.*X509_CERT_BUNDLE"):
             make_s3(**place).get("data/ab/cd")
         assert elapsed() < 1

@@ -38,6 +38,7 @@ _SMALL = 256 << 10  # bytes; files below are read into a buffer that each worker
 _BATCH_FILES = 16
 _BATCH_BYTES = 1 << 20
 _QUEUED_FILES = 4096
+_MOST_WORKERS = 64  # by default; s3.conf files name hundreds of connections, more than threads can make use of
 _HELD_BYTES = 64 << 20  # that queued sources may occupy
 _MEMORY_PER_CORE = 32 << 20  # bytes; keeps a core busy with chunks of large files
 
@@ -132,7 +133,7 @@ class ContentPipeline(Generic[Arg]):
         self._cancel = Cancellation()
         self._threads = [
             threading.Thread(target=self._run, name=f"content-{number}")
-            for number in range(workers or store.concurrency)
+            for number in range(workers or min(store.concurrency, _MOST_WORKERS))
         ]
 
     def __enter__(self) -> Self:

@@ -160,8 +160,7 @@ class LocalStore:
         target = self._path(key)
         temporary = None
         try:
-            self._temporary.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=self._temporary)
+            descriptor, temporary = self._temporary_file()
             with open(descriptor, "wb", buffering=0) as file:
                 os.fchmod(descriptor, self._file_mode)
                 remaining = memoryview(data)
@@ -180,6 +179,13 @@ class LocalStore:
                     os.unlink(temporary)
             raise self._translate(error, "write", key) from error
         return _version(data)
+
+    def _temporary_file(self) -> tuple[int, str]:
+        try:
+            return tempfile.mkstemp(dir=self._temporary)
+        except FileNotFoundError:
+            self._temporary.mkdir(parents=True, exist_ok=True)
+            return tempfile.mkstemp(dir=self._temporary)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
