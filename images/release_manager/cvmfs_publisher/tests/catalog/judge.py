@@ -120,7 +120,8 @@ def _judge_database(
     assert db.execute("PRAGMA integrity_check").fetchall() == [(b"ok",)]
     assert db.execute("PRAGMA foreign_key_check").fetchall() == []
     assert db.execute("PRAGMA freelist_count").fetchone() == (0,)
-    for table, column in (("catalog", "name"), ("catalog", "symlink"), ("nested_catalogs", "path")):
+    texts = ("catalog.name", "catalog.symlink", "nested_catalogs.path", "nested_catalogs.sha1", "properties.value")
+    for table, column in (text.split(".") for text in texts):
         kinds = db.execute(f"SELECT DISTINCT typeof({column}) FROM {table}").fetchall()  # noqa: S608
         assert kinds in ([], [(b"text",)]), (table, column, kinds)
     properties = {key.decode(): value for key, value in db.execute("SELECT key, value FROM properties")}
