@@ -173,12 +173,12 @@ def test_hash_algorithm(store_local: LocalStore) -> None:
 def test_gives_results_as_they_come(store_local: LocalStore) -> None:
     seen = 0
     with ContentPipeline[int](store_local) as pipeline:
-        for number in range(20_000):
+        for number in range(8000):
             pipeline.submit(BytesSource(b"%d" % number), number)
             seen += len(list(pipeline.completed()))
         assert seen
         seen += len(list(pipeline.drain()))
-        assert seen == 20_000
+        assert seen == 8000
         pipeline.submit(BytesSource(b"more"), 0)
         assert len(list(pipeline.drain())) == 1
 
@@ -386,7 +386,7 @@ begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 with LocalStore("store") as store, ContentPipeline(store, workers=16) as pipeline:
     for name in ("a", "b", "c"):
         pipeline.submit(FileSource(name), name)
-    for number in range(30000):
+    for number in range(10000):
         pipeline.submit(BytesSource(b"%d" % number), number)
     for number in range(100):
         pipeline.submit(BytesSource(os.urandom(1 << 20)), number)
