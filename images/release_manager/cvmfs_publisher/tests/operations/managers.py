@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cvmfs_publisher.changes.change_set import ChangeSet, Content, Mode
+from cvmfs_publisher.changes.change_set import Change, ChangeSet, Content, Mode
 from cvmfs_publisher.operations.check import CheckReport, check
 from cvmfs_publisher.operations.environment import Environment
 from cvmfs_publisher.operations.publish import PublishOptions, PublishResult, ingest
@@ -198,7 +198,7 @@ class ReleaseManager:
             document["expires"] = int(time.time()) - seconds
             store.put(LEASE_KEY, json.dumps(document).encode())
 
-    def ingest(self, *changes: Content, **options: Any) -> PublishResult:
+    def ingest(self, *changes: Change, **options: Any) -> PublishResult:
         """Publish changes, in this process."""
         return ingest(self.environment, self.name, ChangeSet(changes), PublishOptions(**options))
 

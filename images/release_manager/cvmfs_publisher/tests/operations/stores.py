@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Environments whose stores do something else than they should, at a moment that a test chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from cvmfs_publisher.operations.environment import Environment
+from cvmfs_publisher.repository import ServerConfig
+from cvmfs_publisher.storage import ObjectStore, Version
+from cvmfs_publisher.storage.faults import Fault, FaultyStore
+from cvmfs_publisher.storage.store import Bytes
+
+from operations.managers import ReleaseManager
+
+
+class FaultyEnvironment(Environment):
+    """A release manager's environment with one store, which has faults. Faults count over all of its uses."""
+
+    def __init__(self, manager: ReleaseManager, plan: Sequence[Fault] = ()) -> None:
+        super().__init__(manager.config_dir)
+        inner = manager.environment.store(manager.environment.settings(manager.name))
+        self.faulty = FaultyStore(inner, plan)
+
+    def store(self, settings: ServerConfig) -> ObjectStore:
+        del settings
+        return _Shared(self.faulty)
+
+
+class _Shared(FaultyStore):
+    """Uses a store that others go on using."""
+
+    def close(self) -> None:
+        """Leave it open."""
+
+
+class MeanwhileEnvironment(Environment):
+    """A release manager's environment in which something happens once, just before an object is written.
+
+    :param key: the beginning of the object's key
+    """
+
+    def __init__(self, manager: ReleaseManager, key: str, happens: Callable[[], None]) -> None:
+        super().__init__(manager.config_dir)
+        self._key = key
+        self._happens: Callable[[], None] | None = happens
+
+    def store(self, settings: ServerConfig) -> ObjectStore:
+        return _Meanwhile(super().store(settings), self.before_write)
+
+    def before_write(self, key: str) -> None:
+        """Let it happen."""
+        if self._happens is not None and key.startswith(self._key):
+            happens, self._happens = self._happens, None
+            happens()
+
+
+class _Meanwhile(FaultyStore):
+    def __init__(self, inner: ObjectStore, before_write: Callable[[str], None]) -> None:
+        super().__init__(inner)
+        self._before_write = before_write
+
+    def put(self, key: str, data: Bytes, **options: object) -> Version:  # type: ignore[override]
+        self._before_write(key)
+        return super().put(key, data, **options)  # type: ignore[arg-type]
+
+    def put_if_match(self, key: str, data: Bytes, version: Version) -> Version:
+        self._before_write(key)
+        return super().put_if_match(key, data, version)
