@@ -47,7 +47,7 @@ def test_trunk_follows_the_newest_revision() -> None:
 def test_tags_survive_in_cernvmfs_own_schema() -> None:
     history = History(NAME, ContentHash(bytes(19) + b"x", suffix=HashSuffix.HISTORY))
     history.set_trunk(root(2), 7, 2, 1002)
-    history.add(tag("v1.0/beta:2", description="Größe\nzwei"))
+    history.add(tag("v1.0/beta:2", description="Größe zwei"))
     data = history.serialise()
     again = History.parse(data)
     assert again.tags() == history.tags()
@@ -65,12 +65,15 @@ def test_tags_survive_in_cernvmfs_own_schema() -> None:
     assert query(data, "PRAGMA foreign_key_check") == []
 
 
-@given(st.lists(st.tuples(st.from_regex(r"[A-Za-z0-9_./:-]{1,9}", fullmatch=True), st.text(max_size=5)), max_size=9))
+descriptions = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Zl", "Zp")), max_size=5)
+
+
+@given(st.lists(st.tuples(st.from_regex(r"[A-Za-z0-9_./:-]{1,9}", fullmatch=True), descriptions), max_size=9))
 def test_any_tags_survive(tags: list[tuple[str, str]]) -> None:
     history = History(NAME)
     for number, (name, description) in enumerate(tags):
         if name not in ("trunk", "trunk-previous"):
-            history.move(tag(name, number, description=description.replace("\0", "")))
+            history.move(tag(name, number, description=description))
     assert History.parse(history.serialise()).tags() == history.tags()
 
 
@@ -96,6 +99,12 @@ def test_names_that_cernvmfs_does_not_allow(name: str) -> None:
             change(tag(name))
     with pytest.raises(UsageError):
         history.remove(name)
+
+
+@pytest.mark.parametrize("description", ["a\nb", "a\0b", "\udcff"])
+def test_descriptions_are_one_line_of_text(description: str) -> None:
+    with pytest.raises(UsageError, match="cannot describe a tag"):
+        History(NAME).add(tag("a", description=description))
 
 
 def test_automatic_tags() -> None:
