@@ -60,7 +60,7 @@ class _Meanwhile(FaultyStore):
         super().__init__(inner)
         self._before_write = before_write
 
-    def put(self, key: str, data: Bytes, **options: object) -> Version:  # type: ignore[override]
+    def put(self, key: str, data: Bytes, **options: object) -> Version:
         self._before_write(key)
         return super().put(key, data, **options)  # type: ignore[arg-type]
 
