@@ -52,9 +52,12 @@ class NativeRepository(Published):
         done = self._run([command, *options, self.name], stdin, expect)
         return done.stdout + done.stderr
 
-    def document(self, command: str, *options: str | Path, stdin: str | None = None) -> dict[str, Any]:
+    def document(
+        self, command: str, *options: str | Path, stdin: str | None = None, expect: int = 0
+    ) -> dict[str, Any]:
         """Run a subcommand, and return the JSON document that it prints."""
-        document: dict[str, Any] = json.loads(self._run([command, "--json", *options, self.name], stdin, 0).stdout)
+        done = self._run([command, "--json", *options, self.name], stdin, expect)
+        document: dict[str, Any] = json.loads(done.stdout)
         return document
 
     def publish(self, *changes: Mapping[str, Any], options: tuple[str, ...] = ()) -> dict[str, Any]:

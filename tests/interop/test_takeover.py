@@ -16,7 +16,7 @@ from .native import NativeRepository
 from .services import Bucket
 from .test_native import KEEP_ALL, New
 from .trees import Tree, below, differences, read_directory, read_mount
-from .upstream import CONFIGURATION, Published, Repository, Upstream
+from .upstream import CONFIGURATION, CommandFailed, Published, Repository, Upstream
 
 
 def assert_shows(upstream: Upstream, repository: Published, expected: Tree) -> None:
@@ -110,3 +110,75 @@ def test_turn_by_turn(
         }
         listed = native.document("tag", "-l")["tags"]
         assert {tag["name"]: (tag["root_hash"], str(tag["revision"])) for tag in listed} == tags
+
+
+def test_hard_links(upstream: Upstream, new_native: New, bucket: Bucket, tmp_path: Path) -> None:
+    """CernVM-FS's own publisher cannot change hard links on overlayfs, but resolve them."""
+    native = new_native(bucket, **KEEP_ALL)
+    copy = sources.make(sources.awkward(1), tmp_path / "copy")
+    native.mirror(copy, "tree")
+    with upstream.configured(native, bucket.storage_of(native.name), native.keys) as theirs:
+        keep_all(theirs)
+        with pytest.raises(CommandFailed, match="eliminate-hardlinks"), theirs.publish() as mounted:
+            (mounted / "tree" / "links" / "d").write_text("changed")
+        theirs.server("abort", "-f")
+        theirs.server("eliminate-hardlinks", "-f")
+        with upstream.mount(native) as mount:
+            found = below(read_mount(mount.path), b"tree")
+            assert not differences(read_directory(copy), found, ignore=("nlink", "links"))
+            assert found[b"links/a"].nlink == 1
+        with theirs.publish() as mounted:
+            (mounted / "tree" / "links" / "d").write_text("changed")
+        upstream.check(native)
+        native.check()
+    native.mirror(copy, "tree")
+    assert_shows(upstream, native, read_directory(copy))
+
+
+def test_garbage_collection(upstream: Upstream, new_native: New, bucket: Bucket, tmp_path: Path) -> None:
+    """What CernVM-FS's own garbage collection leaves is whole, and can be published again."""
+    native = new_native(bucket, **KEEP_ALL, CVMFS_GARBAGE_COLLECTION="true", CVMFS_AUTO_TAG="false")
+    copy = tmp_path / "copy"
+    for number in (1, 2, 3):
+        native.mirror(sources.make(sources.awkward(number), copy), "tree", *(["-a", "keep"] if number == 1 else []))
+    collected = sources.Directory({b"gone": sources.File(5_000_000, 5), b"kept": sources.File(5, 5)})
+    native.mirror(sources.make(collected, copy), "tree")
+    sources.make(sources.awkward(3), copy)
+    native.mirror(copy, "tree")
+    with upstream.configured(native, bucket.storage_of(native.name), native.keys) as theirs:
+        conf = CONFIGURATION / "repositories.d" / native.name / "server.conf"
+        conf.write_text(conf.read_text().replace("CVMFS_GARBAGE_COLLECTION=false", "CVMFS_GARBAGE_COLLECTION=true"))
+        assert "unreferenced revisions removed" in theirs.server("gc", "-r", "0", "-f")
+    upstream.check(native, manifest_names_reflog=False)
+    upstream.check(native, "-n", "keep", manifest_names_reflog=False)
+    with upstream.mount(native) as mount:
+        assert not differences(read_directory(copy), below(read_mount(mount.path), b"tree"))
+    problems = native.document("check", "-i", expect=1)["problems"]
+    assert [problem for problem in problems if "the next publish brings them together" not in problem] == []
+
+    native.mirror(sources.make(collected, copy), "tree")
+    assert_shows(upstream, native, read_directory(copy))
+    native.check()
+
+
+def test_rollback_and_tags(upstream: Upstream, new_native: New, bucket: Bucket, tmp_path: Path) -> None:
+    native = new_native(bucket, **KEEP_ALL)
+    trees = {}
+    for number in (1, 2):
+        copy = sources.make(sources.awkward(number), tmp_path / "copy")
+        trees[number] = read_directory(copy)
+        native.mirror(copy, "tree", "-a", f"tag-{number}")
+    native.server("tag", "-a", "added", "-m", "by native, to what is there")
+    native.server("tag", "-r", "tag-2", "-f")
+    upstream.check(native)
+    with upstream.configured(native, bucket.storage_of(native.name), native.keys) as theirs:
+        assert {"tag-1", "added"} < tags_of(theirs).keys()
+        assert "tag-2" not in tags_of(theirs)
+        theirs.server("tag", "-a", "theirs", "-m", "by upstream")
+        theirs.server("rollback", "-t", "tag-1", "-f")
+        assert_shows(upstream, native, trees[1])
+        native.check()
+        listed = {tag["name"] for tag in native.document("tag", "-l")["tags"]}
+        assert listed == tags_of(theirs).keys()
+    native.mirror(sources.make(sources.awkward(2), tmp_path / "copy"), "tree")
+    assert_shows(upstream, native, trees[2])

@@ -301,15 +301,15 @@ class Upstream:
             mounted.unmount()
             _remove(directory)
 
-    def check(self, repository: Published, *options: str, is_replica: bool = False) -> None:
+    def check(self, repository: Published, *options: str, manifest_names_reflog: bool = True) -> None:
         """Let ``cvmfs_swissknife`` check the newest revision, with all objects, and the reflog.
 
-        :param is_replica: has a reflog of its own, which is not the one that the manifest names
+        :param manifest_names_reflog: not so in replicas, which have one of their own, and after garbage collection
         :raises CommandFailed: when it finds a problem
         """
         with tempfile.TemporaryDirectory(dir=self._scratch) as directory:
             checksum = Path(directory, "reflog.chksum")
-            checksum.write_text(repository.reflog_hash() if is_replica else repository.manifest()["Y"])
+            checksum.write_text(repository.manifest()["Y"] if manifest_names_reflog else repository.reflog_hash())
             temporary = Path(directory, "temporary")
             temporary.mkdir()
             done = run(
