@@ -89,7 +89,7 @@ test-docker: venv images ## The tests of images and modules that concern docker 
 
 .PHONY: test-molecule
 test-molecule: venv images ## The Molecule scenarios
-	$(ENVIRONMENT); tools/with-ceph molecule test --all
+	$(ENVIRONMENT); tools/with-cgroup2 tools/with-ceph molecule test --all
 
 .PHONY: test-sanity
 test-sanity: venv ## ansible-test sanity

@@ -84,8 +84,9 @@ class ProgressActionBase(ActionBase):
                     stream.seek(max(0, stream.seek(0, 2) - _TAIL))
                     data = stream.read()
             else:
-                command = f"tail -c {_TAIL} {shlex.quote(path)} 2>/dev/null"
-                data = connection.exec_command(command, in_data=None, sudoable=False)[1]
+                # Not every connection has a shell at its other end.
+                script = f"tail -c {_TAIL} {shlex.quote(path)} 2>/dev/null"
+                data = connection.exec_command(f"/bin/sh -c {shlex.quote(script)}", in_data=None, sudoable=False)[1]
         except Exception:
             return ""
         lines = data.rpartition(b"\n")[0].splitlines()
