@@ -12,7 +12,9 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
+import json
 import re
+import time
 import typing as t
 
 from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError
@@ -159,6 +161,33 @@ class Whitelist:
     def lists(self, certificate_der):
         """Whether the certificate is one of those that may sign."""
         return any(hash_is(fingerprint, certificate_der) for fingerprint in self.fingerprints)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lease:
+    """Who has a transaction open, wherever: an object of this project's own, beside the manifest."""
+
+    KEY = ".cvmfs_publishing_lease.json"
+    _CLOCK_MARGIN = 60  # seconds by which the clocks of two hosts may differ
+
+    holder: str
+    transaction: str
+    acquired: int  # seconds since the epoch, as all times here
+    expires: int
+    is_released: bool
+
+    @classmethod
+    def parse(cls, data):
+        """Read a lease."""
+        try:
+            fields = json.loads(data)
+            return cls(**{field.name: fields[field.name] for field in dataclasses.fields(cls)})
+        except (KeyError, TypeError, ValueError) as error:
+            raise VerificationError(f"The lease {cls.KEY} is malformed: {error}") from None
+
+    def is_over(self, now=None):
+        """Whether somebody else may open a transaction."""
+        return self.is_released or (now or time.time()) > self.expires + self._CLOCK_MARGIN
 
 
 def _key(read, source, what):

@@ -29,6 +29,7 @@ from hashlib import md5
 
 from ansible_collections.cvmfs.publishing.plugins.module_utils._http import HttpReader, ObjectMissing
 from ansible_collections.cvmfs.publishing.plugins.module_utils._manifest import (
+    Lease,
     Manifest,
     VerificationError,
     Whitelist,
@@ -291,13 +292,13 @@ class Repository:
         names = ("name", "root_hash", "revision", "timestamp", "size", "description")
         return [dict(zip(names, row)) for row in rows]
 
-    def exists(self, key):
-        """Whether the server has something at `key`."""
+    def lease(self):
+        """Return the lease of whoever has a transaction open, or None. VerificationError, HttpError."""
         try:
-            self.get(key)
+            lease = Lease.parse(self.get(Lease.KEY))
         except ObjectMissing:
-            return False
-        return True
+            return None
+        return None if lease.is_over() else lease
 
 
 @dataclasses.dataclass(frozen=True)

@@ -216,17 +216,29 @@ class Publish(PublishingModule):
         self.release_manager = ReleaseManager.of_params(self.params)
         self.sources = [source_path(item["source"]) for item in self.params["content"]]
         self.changes = change_set(self.params["delete"], self.params["content"], self.sources)
-        if self.check_mode:
-            report = self._preview(self.release_manager.server_once(sources=self.sources))
-        elif self.params["transaction"]:
-            report = self._publish_transaction(self.params["transaction"])
-        else:
-            report = self._publish_alone()
+        try:
+            report = self._report()
+        except PublishingError as error:
+            error.message = self._as_on_host(error.message)
+            raise
         self.changed = report.pop("changed")
         for warning in report.pop("warnings", []):
-            self.module.warn(warning)
+            self.module.warn(self._as_on_host(warning))
         self.result.update(report)
         self.prepared_diff = describe_changes(report)
+
+    def _report(self):
+        if self.check_mode:
+            return self._preview(self.release_manager.server_once(sources=self.sources))
+        if self.params["transaction"]:
+            return self._publish_transaction(self.params["transaction"])
+        return self._publish_alone()
+
+    def _as_on_host(self, text):
+        """Name sources as they are on the host, and not as they are in the container."""
+        for source in self.sources:
+            text = text.replace(SOURCE_DIR + source, source)
+        return text
 
     def _publish_transaction(self, identity):
         """Publish a transaction that was opened before. It stays open if this fails."""

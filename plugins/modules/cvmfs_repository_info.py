@@ -104,6 +104,23 @@ tags:
     description:
       description: The description.
       type: str
+transaction:
+  description: The transaction that is open, on whichever host, or null.
+  returned: success
+  type: dict
+  contains:
+    id:
+      description: What it is known by.
+      type: str
+    holder:
+      description: Who has opened it.
+      type: str
+    opened:
+      description: When.
+      type: str
+    expires:
+      description: When it ends if its release manager is gone.
+      type: str
 counters:
   description: What the newest revision consists of, with all nested catalogs.
   returned: success
@@ -167,6 +184,7 @@ class RepositoryInfo(PublishingModule):
             ttl=manifest.ttl,
             garbage_collectable=manifest.garbage_collectable,
             tags=repository.tags(),
+            transaction=_transaction(repository.lease()),
             counters=repository.catalog(manifest.root_hash).totals(),
             whitelist=dict(
                 expires=whitelist.expires.isoformat(),
@@ -175,6 +193,13 @@ class RepositoryInfo(PublishingModule):
                 fingerprints=list(whitelist.fingerprints),
             ),
         )
+
+
+def _transaction(lease):
+    if lease is None:
+        return None
+    times = dict(opened=timestamp(lease.acquired), expires=timestamp(lease.expires))
+    return dict(id=lease.transaction, holder=lease.holder, **times)
 
 
 def main():

@@ -140,23 +140,29 @@ class Transaction(PublishingModule):
         self.result["transaction"] = opened
 
     def _ensure_aborted(self, current):
-        ours = current is not None and (self.params["force"] or current["id"] == self.params["id"])
-        self.after = {"transaction": None if ours else current}
-        if ours or self.params["force"]:
+        self.after = {"transaction": None}
+        if current is not None and (self.params["force"] or current["id"] == self.params["id"]):
             self._abort(current)
-        elif current is None and self.release_manager.has_container():
+        elif current is not None:
+            self.after = self.before  # somebody else's
+        elif self.params["force"] and self.release_manager.published().lease() is not None:
+            self._break_lease()
+        elif self.release_manager.has_container():
             self._remove_container()
 
     @trigger_change
     @skip_if_check_mode
     def _abort(self, current):
         try:
-            if current is not None:
-                self.release_manager.server().abort(transaction_id=current["id"])
-            else:
-                self.release_manager.server_once().abort(force=True)
+            self.release_manager.server().abort(transaction_id=current["id"])
         finally:
             self.release_manager.remove_container()
+
+    @trigger_change
+    @skip_if_check_mode
+    def _break_lease(self):
+        """Abort a transaction of another host, or of a container that is gone."""
+        self.release_manager.server_once().abort(force=True)
 
     @trigger_change
     @skip_if_check_mode
