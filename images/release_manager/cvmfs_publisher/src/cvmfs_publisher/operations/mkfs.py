@@ -21,6 +21,7 @@ from ..repository.repository import require_absent
 from ..repository.settings import check_repository_name
 from ..repository.signing import write_key_file
 from ..storage import ObjectStore, open_store
+from ..storage.preflight import preflight
 from .environment import Environment
 
 _LAYOUT_REVISION = "143"  # what CernVM-FS 2.12 to 2.14 write and accept as CVMFS_CREATOR_VERSION
@@ -95,7 +96,9 @@ def mkfs(environment: Environment, name: str, options: MkfsOptions) -> MkfsResul
     algorithm, _ = settings.hash_algorithm, settings.compression  # wrong ones are refused before anything is made
     with contextlib.closing(open_store(settings.require("CVMFS_UPSTREAM_STORAGE"))) as store:
         require_absent(store, name)
-        keys, generated = _load_or_make_keys(environment, name, options.keychain)
+        existing_keys = _load_keys(environment, name, options.keychain)
+        preflight(store)
+        keys = existing_keys or _make_keys(environment, name)
         warnings = [] if settings.get("CVMFS_USER") else ["CVMFS_USER is not set: the content belongs to root"]
         with environment.scratch(settings) as scratch:
             manifest = _first_revision(store, settings, owner, scratch, volatile=options.volatile)
@@ -110,7 +113,7 @@ def mkfs(environment: Environment, name: str, options: MkfsOptions) -> MkfsResul
             stratum0_url=settings.get("CVMFS_STRATUM0", ""),
             revision=repository.manifest.revision,
             root_hash=repository.manifest.root_hash,
-            generated_keys=generated,
+            generated_keys=existing_keys is None,
             keys_dir=environment.keys_dir,
             warnings=warnings,
         )
@@ -189,21 +192,25 @@ def _local_storage(name: str) -> str:
     return f"local,{directory}/data/txn,{directory}"
 
 
-def _load_or_make_keys(environment: Environment, name: str, keychain: Path | None) -> tuple[_Keys, bool]:
-    """Return the keys, and whether they are new."""
+def _load_keys(environment: Environment, name: str, keychain: Path | None) -> _Keys | None:
+    """Return the keys that are there, or None if there are none at all."""
     directory = keychain if keychain is not None else environment.keys_dir
     master_file, key_file, certificate_file, public_file = (
         directory / f"{name}.{suffix}" for suffix in ("masterkey", "key", "crt", "pub")
     )
-    there = [file for file in (master_file, key_file, certificate_file, public_file) if file.exists()]
-    if there or keychain is not None:
-        keys = _Keys(MasterKey.load(master_file), RepositoryKey.load(key_file, certificate_file))
-        if directory.resolve() != environment.keys_dir.resolve():
-            _write_keys(environment.keys_dir, name, keys)
-        return keys, False
+    there = any(file.exists() for file in (master_file, key_file, certificate_file, public_file))
+    if keychain is None and not there:
+        return None
+    keys = _Keys(MasterKey.load(master_file), RepositoryKey.load(key_file, certificate_file))
+    if directory.resolve() != environment.keys_dir.resolve():
+        _write_keys(environment.keys_dir, name, keys)
+    return keys
+
+
+def _make_keys(environment: Environment, name: str) -> _Keys:
     keys = _Keys(MasterKey.generate(), RepositoryKey.generate(name))
     _write_keys(environment.keys_dir, name, keys)
-    return keys, True
+    return keys
 
 
 def _write_keys(directory: Path, name: str, keys: _Keys) -> None:
