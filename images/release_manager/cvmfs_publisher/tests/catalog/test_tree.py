@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from cvmfs_publisher.catalog import Catalog, CatalogTree, WritableCatalogTree
+from cvmfs_publisher.catalog.catalog import WritableCatalog
 from cvmfs_publisher.catalog.schema import SCHEMA_REVISION
 from cvmfs_publisher.content import ContentHash, HashSuffix
 from cvmfs_publisher.errors import CorruptObject, ObjectNotFound, PublisherError, SourceError, UsageError
@@ -72,6 +73,16 @@ def test_everything_that_can_be_in_a_catalog(workshop: Workshop) -> None:
         assert tree.entry(b"dir/missing") is None
         assert tree.entry(b"dir/file/below") is None
         assert list(tree.listing(b"dir/file")) == []
+
+
+def test_symlinks_are_as_long_as_their_targets(tmp_path: Path) -> None:
+    """CernVM-FS's own ingest stores 0 instead."""
+    with WritableCatalog.create(tmp_path / "catalog", b"") as catalog:
+        catalog.insert(b"link", replace(symlink(b"target"), size=0))
+    with Catalog(tmp_path / "catalog") as catalog:
+        entry = catalog.entry(b"link")
+        assert entry is not None
+        assert entry.size == 6
 
 
 def test_a_marker_splits_a_directory_and_its_removal_merges_it(workshop: Workshop) -> None:
