@@ -3,9 +3,9 @@
 # Copyright: (c) 2026, the cvmfs.publishing authors
 """Looks for secrets where they must not be. Runs by itself, on any host, as root.
 
-Standard input is a JSON document: ``needles`` are the secrets by name, ``roots`` the directories to search, ``pids`` the
-processes to look at (all, if it is null). Each needle is looked for as it is and in base64, in files of any kind, and in
-the arguments and environments of processes. Standard output is a JSON list of ``{place, needle, mode}``.
+Standard input is a JSON document: ``needles`` are the secrets by name, ``roots`` the directories to search, ``pids``
+the processes to look at (all, if it is null). Each needle is looked for as it is and in base64, in files of any kind,
+and in the arguments and environments of processes. Standard output is a JSON list of ``{place, needle, mode}``.
 """
 
 from __future__ import annotations

@@ -54,8 +54,9 @@ class Scenario:
     def module(self, name: str, **arguments: t.Any) -> dict[str, t.Any]:
         """Run a module of the collection on the host, as a playbook would; return its result."""
         # The one-line output is JSON, whatever the settings say.
+        command = ["ansible", "-i", INVENTORY, "--one-line", "-m", f"cvmfs.publishing.{name}"]
         process = subprocess.run(
-            ["ansible", "-i", INVENTORY, "--one-line", "-m", f"cvmfs.publishing.{name}", "-a", json.dumps(arguments), GROUP],
+            [*command, "-a", json.dumps(arguments), GROUP],
             check=False,
             capture_output=True,
             text=True,

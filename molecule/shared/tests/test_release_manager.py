@@ -62,11 +62,10 @@ class TestService:
     def test_has_what_the_sources_have(self, published: PublishedTree, scenario: Scenario, host: Host) -> None:
         tree = published.tree()
         for item in scenario.variables["content"]:
-            base = item["base_dir"]
+            base = f"{item['base_dir']}/"
             expected = listing(host, item["source"])
             assert expected
-            below = {path.removeprefix(f"{base}/"): entry for path, entry in tree.items() if path.startswith(f"{base}/")}
-            assert below == expected
+            assert {path.removeprefix(base): entry for path, entry in tree.items() if path.startswith(base)} == expected
         assert "site/NEWS" in tree
 
     def test_strangers_cannot_write(self, published: PublishedTree) -> None:
