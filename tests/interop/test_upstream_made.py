@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cvmfs_publisher.paths import is_below
 from cvmfs_publisher.repository import Certificate, MasterKey, Whitelist
 from cvmfs_publisher.storage import open_store
 
@@ -18,7 +19,7 @@ from .services import Bucket
 from .test_native import KEEP_ALL, New
 from .test_takeover import assert_shows, keep_all, tags_of
 from .trees import below, differences, read_directory, read_mount
-from .upstream import CONFIGURATION, CommandFailed, Repository, Upstream
+from .upstream import CONFIGURATION, CommandFailed, Repository, Upstream, run
 
 
 def adopt(theirs: Repository, bucket: Bucket, directory: Path, *, with_master_key: bool = False) -> NativeRepository:
@@ -64,3 +65,103 @@ def test_native_goes_on(
         upstream.check(native)
         native.check()
         assert {"theirs", "ours", "theirs-again"} < tags_of(theirs).keys()
+
+
+def expire(repository: NativeRepository, bucket: Bucket) -> None:
+    """Replace the whitelist by one that has expired, in all other respects right."""
+    key = MasterKey.load(repository.keys / f"{repository.name}.masterkey")
+    certificate = Certificate.load(repository.keys / f"{repository.name}.crt")
+    past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=40)
+    store = open_store(bucket.storage_of(repository.name))
+    store.put(".cvmfswhitelist", Whitelist.create(repository.name, [certificate], now=past).signed(key))
+    store.close()
+
+
+def test_whitelists(upstream: Upstream, new_native: New, bucket: Bucket, tmp_path: Path) -> None:
+    """Each accepts the other's, and neither accepts one that has expired."""
+    native = new_native(bucket, **KEEP_ALL)
+    source = sources.make(sources.Directory({b"file": sources.File(5)}), tmp_path / "source")
+    native.mirror(source, "tree")
+
+    with upstream.imported(native, bucket.storage_of(native.name), native.keys) as theirs:
+        assert_shows(upstream, native, read_directory(source))
+        native.check()
+
+        expire(native, bucket)
+        with pytest.raises(CommandFailed), upstream.mount(native):
+            pass
+        with pytest.raises(CommandFailed):
+            upstream.check(native)
+        with pytest.raises(CommandFailed):
+            theirs.server("transaction")
+        native.server("transaction", expect=22)
+
+        native.server("resign")
+        assert_shows(upstream, native, read_directory(source))
+        with theirs.publish() as mounted:
+            (mounted / "theirs").touch()
+
+        expire(native, bucket)
+        theirs.server("resign")
+        native.mirror(source, "tree/again")
+        upstream.check(native)
+        native.check()
+
+
+def test_whitelist_that_expires_in_a_transaction(
+    upstream: Upstream, new_native: New, bucket: Bucket, tmp_path: Path
+) -> None:
+    native = new_native(bucket, **KEEP_ALL)
+    source = sources.make(sources.Directory({b"file": sources.File(5)}), tmp_path / "source")
+    native.server("transaction")
+    expire(native, bucket)
+    changes = f'{{"version": 1, "changes": [{{"source": "{source}", "base_dir": "tree", "mode": "mirror"}}]}}'
+    assert "expired" in native.server("publish", "--changes", "-", stdin=changes, expect=1)
+    native.server("resign")
+    native.server("publish", "--changes", "-", stdin=changes)
+    assert_shows(upstream, native, read_directory(source))
+
+
+def test_new_key(upstream: Upstream, new_native: New, bucket: Bucket, tmp_path: Path) -> None:
+    """CernVM-FS's own software replaces the repository key; with the new one the native publisher goes on."""
+    native = new_native(bucket, **KEEP_ALL)
+    source = sources.make(sources.Directory({b"file": sources.File(5)}), tmp_path / "source")
+    native.mirror(source, "tree")
+    with upstream.imported(native, bucket.storage_of(native.name), native.keys, "-t"):
+        old = (native.keys / f"{native.name}.crt").read_bytes()
+        with pytest.raises(CommandFailed, match="not in the whitelist"):
+            native.mirror(source, "tree/again")
+        native.server("abort", "-f")
+        for kind in ("key", "crt"):
+            shutil.copy(CONFIGURATION / "keys" / f"{native.name}.{kind}", native.keys)
+        assert (native.keys / f"{native.name}.crt").read_bytes() != old
+        native.mirror(source, "tree/again")
+        upstream.check(native)
+        native.check()
+    native.server("resign", "-p")
+    upstream.check(native)
+
+
+def test_same_archive(upstream: Upstream, new_native: New, bucket: Bucket, tmp_path: Path) -> None:
+    """Both publishers make the same of one archive, but for what is not right in CernVM-FS's own."""
+    native = new_native(bucket, **KEEP_ALL)
+    source = sources.make(sources.awkward(1), tmp_path / "source")
+    (source / "links" / "pipe").unlink()  # tar has no hard links of pipes
+    archive = tmp_path / "archive.tar"
+    run(["tar", "--create", "--file", archive, "--directory", source, "--format=pax", "."])
+    native.server("ingest", "-t", archive, "-b", "native", "-k")
+    with upstream.configured(native, bucket.storage_of(native.name), native.keys) as theirs:
+        keep_all(theirs)
+        theirs.server("ingest", "-t", str(archive), "-b", "upstream/", "-k")
+    upstream.check(native)
+    native.check()
+    with upstream.mount(native) as mount:
+        tree = read_mount(mount.path)
+    ours, theirs_read = below(tree, b"native"), below(tree, b"upstream")
+    assert not differences(read_directory(source), ours)
+    # It reads -1.5 s as -0.5 s, and leaves out hard links of symlinks and the like
+    for path in (b"times/before 1970", b"times/a nanosecond before 1970", b"links", b"nested/linked"):
+        for part in (ours, theirs_read):
+            for found in [name for name in part if is_below(name, path)]:
+                del part[found]
+    assert not differences(theirs_read, ours)

@@ -330,7 +330,7 @@ class Upstream:
             yield Repository(self.tools, name, place.url_of(name))
 
     @contextlib.contextmanager
-    def imported(self, repository: Published, storage: str, keys: Path) -> Iterator[Repository]:
+    def imported(self, repository: Published, storage: str, keys: Path, *options: str) -> Iterator[Repository]:
         """Take over a repository by ``cvmfs_server import``, which makes a new whitelist.
 
         :param keys: a directory with all of its keys, including the master key
@@ -338,7 +338,7 @@ class Upstream:
         with self._cleaned(repository.name):
             run(
                 [
-                    *(self.tools.server, "import", "-o", "root", "-p", "-r", "-k", keys),
+                    *(self.tools.server, "import", "-o", "root", "-p", "-r", *options, "-k", keys),
                     *("-w", repository.url, "-u", storage, repository.name),
                 ]
             )
