@@ -94,7 +94,7 @@ def mkfs(environment: Environment, name: str, options: MkfsOptions) -> MkfsResul
     settings, is_new = _settings(environment, name, options)
     owner = environment.owner(settings)
     algorithm, _ = settings.hash_algorithm, settings.compression  # wrong ones are refused before anything is made
-    with contextlib.closing(open_store(settings.require("CVMFS_UPSTREAM_STORAGE"))) as store:
+    with contextlib.closing(environment.store(settings)) as store:
         require_absent(store, name)
         existing_keys = _load_keys(environment, name, options.keychain)
         preflight(store)

@@ -164,8 +164,9 @@ def close_session(environment: Environment, settings: ServerConfig, lease: Lease
 
     :returns: a warning if the lease could not be given back
     """
+    warnings = _release(lease)
     _session_file(environment, settings).unlink(missing_ok=True)
-    return _release(lease)
+    return warnings
 
 
 def discard_session(environment: Environment, session: Session, error: BaseException) -> None:
