@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A publish that dies, at whatever moment, leaves the old revision or the new one, and the next publish goes on."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cvmfs_publisher.changes.change_set import ChangeSet
+from cvmfs_publisher.errors import RepositoryExists
+from cvmfs_publisher.operations.check import check
+from cvmfs_publisher.operations.environment import Environment
+from cvmfs_publisher.operations.mkfs import MkfsOptions, mkfs
+from cvmfs_publisher.operations.publish import PublishOptions, ingest
+from cvmfs_publisher.operations.transaction import abort
+from cvmfs_publisher.repository.lease import CLOCK_MARGIN
+from cvmfs_publisher.repository.manifest import MANIFEST_KEY
+from cvmfs_publisher.repository.reflog import REFLOG_KEY
+from cvmfs_publisher.storage.faults import EXIT_CODE, Fault
+
+from operations.conftest import from_template
+from operations.managers import NAME, ReleaseManager, local_settings, make, mirror
+from operations.reading import Tree, below, on_disk, published
+from operations.stores import FaultyEnvironment
+
+
+def problems_of(manager: ReleaseManager) -> list[str]:
+    """Return the problems that a check finds, but for that of a reflog that only the next publish will complete."""
+    problems = check(manager.environment, NAME, integrity=True).problems
+    return [text for text in problems if not (text.startswith(REFLOG_KEY) and "; the next publish " in text)]
+
+
+FIRST = {"a": "1", "nested__b": "2", "nested__.cvmfscatalog": ""}
+SECOND = {"a": "changed", "c": "new", "nested__d": "3", "nested__.cvmfscatalog": ""}
+
+
+def is_whole(manager: ReleaseManager, old: Tree, new: Tree) -> int:
+    """Assert that the repository has the old tree or the new one, and return the revision."""
+    found = published(manager)
+    assert below(found.tree, b"sw") == {2: old, 3: new}[found.revision]
+    assert problems_of(manager) == []
+    return found.revision
+
+
+def goes_on(manager: ReleaseManager, source: Path, *, by_waiting: bool) -> None:
+    """Assert that the next publish succeeds, once the dead one's lease is over.
+
+    :param by_waiting: on another host, when the lease has expired, rather than after ``abort -f``
+    """
+    if by_waiting:
+        if manager.lease() is not None:
+            manager.expire_lease(CLOCK_MARGIN + 1)
+        manager = manager.another(f"other-{os.urandom(4).hex()}")
+    elif (manager.spool / "transaction.json").exists() or not manager.state().lease_is_free:
+        abort(manager.environment, NAME, force=True)
+    revision = manager.manifest().revision
+    result = manager.ingest(mirror(source), tag="goes-on")
+    assert result.revision == revision + 1
+    assert below(published(manager).tree, b"sw") == on_disk(source)
+    manager.check()
+
+
+# At each operation on the storage
+
+
+def test_death_at_every_operation(template: Path, tmp_path: Path) -> None:
+    first, second = make(tmp_path / "first", **FIRST), make(tmp_path / "second", **SECOND)
+    old, new = on_disk(first), on_disk(second)
+
+    def publish_second(environment: Environment) -> None:
+        ingest(environment, NAME, ChangeSet((mirror(second),)), PublishOptions())
+
+    manager = from_template(template, tmp_path / "alive")
+    manager.ingest(mirror(first))
+    environment = FaultyEnvironment(manager)
+    publish_second(environment)
+    operations = environment.faulty.operations
+    commit = operations.index(("put_if_match", MANIFEST_KEY)) + 1
+    revisions = set()
+    for number in range(1, len(operations) + 1):
+        manager = from_template(template, tmp_path / str(number))
+        manager.ingest(mirror(first))
+        dies_doing(manager, Fault(nth=number, die="before"), publish_second)
+        revision = is_whole(manager, old, new)
+        assert revision == (2 if number <= commit else 3)
+        revisions.add(revision)
+        goes_on(manager, second, by_waiting=number % 2 == 0)
+    assert revisions == {2, 3}
+
+
+def test_death_in_mkfs(template: Path, tmp_path: Path) -> None:
+    """Then there is a repository, or the next mkfs makes it, of the same keys."""
+    source = make(tmp_path / "source", **FIRST)
+    environment = FaultyEnvironment(without_repository(template, tmp_path / "alive"))
+    mkfs(environment, NAME, MkfsOptions())
+    finished = 0
+    for number in range(1, len(environment.faulty.operations) + 1):
+        manager = without_repository(template, tmp_path / str(number))
+        dies_doing(manager, Fault(nth=number, die="before"), lambda mortal: mkfs(mortal, NAME, MkfsOptions()))
+        with manager.store() as store:
+            is_there = store.exists(MANIFEST_KEY)
+        if not manager.state().lease_is_free:
+            manager.expire_lease(CLOCK_MARGIN + 1)
+        if is_there:
+            finished += 1
+            with pytest.raises(RepositoryExists):
+                mkfs(manager.environment, NAME, MkfsOptions())
+        else:
+            mkfs(manager.environment, NAME, MkfsOptions())
+        assert published(manager).revision == 1
+        manager.ingest(mirror(source))
+        manager.check()
+    assert finished > 0
+
+
+def without_repository(template: Path, base: Path) -> ReleaseManager:
+    """Return a release manager with keys, and no repository yet."""
+    manager = from_template(template, base)
+    manager.configure(**local_settings(base / "srv" / NAME))
+    return manager
+
+
+def dies_doing(manager: ReleaseManager, fault: Fault, do: Callable[[FaultyEnvironment], object]) -> None:
+    """Do something in a process that a fault kills."""
+    child = os.fork()
+    if child == 0:
+        try:
+            do(FaultyEnvironment(manager, [fault]))
+        finally:
+            os._exit(1)  # it should have been dead by now
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == EXIT_CODE
+
+
+# The real program, at random moments
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A source that takes a moment to publish."""
+    return make(tmp_path / "large", **{f"d{n % 10}__f{n}": os.urandom(3000) for n in range(300)})
+
+
+def test_kill(manager: ReleaseManager, large: Path, tmp_path: Path) -> None:
+    first = make(tmp_path / "first", **FIRST)
+    manager.ingest(mirror(first))
+    old, new = on_disk(first), on_disk(large)
+    started = time.monotonic()
+    manager.server("ingest", "--mirror", "--dry-run", "--directory", large, "-b", "sw").succeeded()
+    duration = 2 * (time.monotonic() - started)
+    revision = 2
+    for number in range(6):
+        process = manager.start("ingest", "--mirror", "--directory", large, "-b", "sw")
+        time.sleep(random.uniform(0.1, 1) * duration)  # noqa: S311
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        found = published(manager)
+        assert below(found.tree, b"sw") in (old, new)
+        assert problems_of(manager) == []
+        # Back to the start, by this host or another
+        survivor = manager.another(f"survivor-{number}") if number % 2 else manager
+        if (manager.spool / "transaction.json").exists():
+            survivor.server("abort", "-f").succeeded()
+            if survivor is not manager:
+                manager.server("abort", "-f").succeeded()
+        result = survivor.ingest(mirror(first), tag=f"back-{number}")
+        assert result.revision == found.revision + 1 > revision
+        revision = result.revision
+        assert below(published(manager).tree, b"sw") == old
+        survivor.check()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals(manager: ReleaseManager, large: Path, number: signal.Signals) -> None:
+    """Unlike SIGKILL, they leave time to clean up."""
+    before = manager.state()
+    process = manager.start("ingest", "--directory", large, "-b", "sw")
+    deadline = time.monotonic() + 60
+    while not (manager.spool / "transaction.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    if process.returncode == 0:
+        pytest.skip("it was faster than the signal")
+    assert (process.returncode, stdout) == (130, b"")
+    assert stderr.splitlines()[-1] == b"cvmfs_server ingest: interrupted."
+    assert manager.state() == before
+    manager.server("ingest", "--directory", large, "-b", "sw").succeeded()
+    manager.check()
