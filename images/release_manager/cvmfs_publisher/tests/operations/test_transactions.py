@@ -296,13 +296,28 @@ def test_the_token_is_secret(manager: ReleaseManager) -> None:
     assert session.token in file.read_text()
 
 
+def test_who_was_aborted_leaves_the_next_transaction_alone(manager: ReleaseManager, source: Path) -> None:
+    following: list[Session] = []
+
+    def abort_and_begin() -> None:
+        abort(manager.environment, NAME)
+        following.append(begin(manager))
+
+    environment = MeanwhileEnvironment(manager, "data/", abort_and_begin)
+    with pytest.raises(LeaseHeld):
+        ingest(environment, NAME, ChangeSet((mirror(source),)), PublishOptions())
+    assert session_of(manager) == following[0]
+    assert finish(manager, mirror(source), transaction_id=following[0].id).revision == 2
+
+
 def test_a_session_file_that_is_damaged(manager: ReleaseManager) -> None:
     begin(manager)
     (file,) = manager.spool.iterdir()
     for damaged in ("", "{}", "[]", '{"id": "x"', "\0"):
         file.write_text(damaged)
-        message = manager.refuses("publish", says=["The session file", "remove that file, then cvmfs_server abort -f"])
-        assert str(file) in message
+        for command in ("publish", "transaction"):
+            message = manager.refuses(command, says=["The session file", "remove that file, then cvmfs_server abort -f"])
+            assert str(file) in message
     file.unlink()
     manager.server("abort", "-f").succeeded()
     assert finish_anew(manager).revision == 2

@@ -148,7 +148,7 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
                     manifest = _commit_catalogs(repository, tree, settings, revision, timestamp)
                     manifest = _tag(repository, manifest, history, settings, tag, options.tag_description, timestamp)
                     warnings += repository.commit(manifest, key, lease=lease)
-        warnings += close_session(environment, settings, lease)
+        warnings += close_session(environment, settings, session, lease)
         return _result(repository, base, report, changed, tag if changed else None, started, warnings)
 
 

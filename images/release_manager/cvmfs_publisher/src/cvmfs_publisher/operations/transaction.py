@@ -138,16 +138,7 @@ def current_session(environment: Environment, settings: ServerConfig, transactio
 
 def find_session(environment: Environment, settings: ServerConfig) -> Session | None:
     """Return the open transaction of this release manager, or None."""
-    file = _session_file(environment, settings)
-    try:
-        return Session(**json.loads(file.read_bytes()))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, OSError) as error:
-        raise ConfigurationError(
-            f"The session file {file} cannot be used ({error})",
-            remedy=f"End the transaction: remove that file, then cvmfs_server abort -f {settings.repository}",
-        ) from None
+    return _read(_session_file(environment, settings), settings.repository)
 
 
 def renew(environment: Environment, session: Session) -> None:
@@ -159,13 +150,13 @@ def renew(environment: Environment, session: Session) -> None:
         Lease.resume(store, session.repository, session.token).renew()
 
 
-def close_session(environment: Environment, settings: ServerConfig, lease: Lease) -> list[str]:
+def close_session(environment: Environment, settings: ServerConfig, session: Session, lease: Lease) -> list[str]:
     """End the transaction: give the lease back and forget the session.
 
     :returns: a warning if the lease could not be given back
     """
     warnings = _release(lease)
-    _session_file(environment, settings).unlink(missing_ok=True)
+    _forget(environment, settings, session)
     return warnings
 
 
@@ -175,7 +166,7 @@ def discard_session(environment: Environment, session: Session, error: BaseExcep
     :param error: why; where storage does not answer, it is not bothered again
     """
     settings = environment.settings(session.repository)
-    _session_file(environment, settings).unlink(missing_ok=True)
+    _forget(environment, settings, session)
     if isinstance(error, EndpointUnreachable):
         return
     with contextlib.suppress(PublisherError), contextlib.closing(environment.store(settings)) as store:
@@ -198,7 +189,7 @@ def abort(environment: Environment, name: str, *, transaction_id: str | None = N
         # It may have ended already, or gone to somebody else, which is none of our business any more.
         with contextlib.suppress(NotInTransaction, LeaseHeld):
             Lease.resume(store, name, session.token).release()
-        _session_file(environment, settings).unlink(missing_ok=True)
+        _forget(environment, settings, session)
 
 
 @contextlib.contextmanager
@@ -305,7 +296,9 @@ def _require_directory(environment: Environment, settings: ServerConfig, reposit
     if entry is None:
         raise PathNotFound(f"{repository.name} has no /{display(path)}", remedy="Open the transaction higher up")
     if not entry.is_directory:
-        raise NotADirectory(f"/{display(path)} in {repository.name} is no directory")
+        raise NotADirectory(
+            f"/{display(path)} in {repository.name} is no directory", remedy="Open the transaction higher up"
+        )
 
 
 def _holder() -> str:
@@ -314,6 +307,28 @@ def _holder() -> str:
 
 def _session_file(environment: Environment, settings: ServerConfig) -> Path:
     return environment.spool_dir(settings) / _SESSION_FILE
+
+
+def _forget(environment: Environment, settings: ServerConfig, session: Session) -> None:
+    """Remove the session file, unless another session has its place: this one may have been aborted meanwhile."""
+    try:
+        current = find_session(environment, settings)
+    except ConfigurationError:  # damaged, so of no use to anybody
+        current = session
+    if current is not None and current.id == session.id:
+        _session_file(environment, settings).unlink(missing_ok=True)
+
+
+def _read(file: Path, name: str) -> Session | None:
+    try:
+        return Session(**json.loads(file.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, OSError) as error:
+        raise ConfigurationError(
+            f"The session file {file} cannot be used ({error})",
+            remedy=f"End the transaction: remove that file, then cvmfs_server abort -f {name}",
+        ) from None
 
 
 def _write(file: Path, session: Session, *, exclusive: bool) -> None:
@@ -328,7 +343,8 @@ def _write(file: Path, session: Session, *, exclusive: bool) -> None:
         else:
             os.replace(temporary, file)
     except FileExistsError:
-        raise _in_transaction(Session(**json.loads(file.read_bytes()))) from None
+        # It may have ended since; whose it was makes no difference to who comes next.
+        raise _in_transaction(_read(file, session.repository) or session) from None
     except OSError as error:
         raise PublisherError(
             f"Cannot write the session file {file}: {error.strerror}", remedy="Make room there, or set CVMFS_SPOOL_DIR"
