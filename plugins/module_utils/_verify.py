@@ -12,16 +12,19 @@ connections.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import multiprocessing
 import os
+import shutil
 import stat
+import subprocess
 import tarfile
 import time
 import typing as t
 
-from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError
+from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError, action
 from ansible_collections.cvmfs.publishing.plugins.module_utils._http import HttpError, HttpReader
 from ansible_collections.cvmfs.publishing.plugins.module_utils._manifest import VerificationError, hash_is
 from ansible_collections.cvmfs.publishing.plugins.module_utils._reader import (
@@ -36,6 +39,7 @@ _CONNECTIONS = 4  # of each process
 _BATCH = 64  # objects that a process is given at a time
 _MARKER = b".cvmfscatalog"
 _READ = 1 << 20  # bytes read from a source at a time
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878, section 3.1.1
 
 
 @dataclasses.dataclass
@@ -157,6 +161,7 @@ class Verifier:
                     report.differences.append((wanted[key][0], f"has a damaged object: {problem}"))
             self._progress(report.objects, len(jobs), report.stored_bytes)
 
+    @action("compare the repository with {2.source}")
     def _compare(self, pool, comparison, report):
         below = {path: entry for path, entry in self._entries.items() if _is_below(path, comparison.base_dir)}
         if not below:
@@ -259,7 +264,7 @@ def _read_tar(comparison, entries, dummy_pool):
     """
     found: dict[bytes, _Item] = {}
     try:
-        with tarfile.open(comparison.source, "r|*", errors="surrogateescape") as archive:
+        with _open_tar(comparison.source) as archive:
             for member in archive:
                 name = _member_path(member.name, comparison.base_dir)
                 if member.islnk():
@@ -271,12 +276,31 @@ def _read_tar(comparison, entries, dummy_pool):
                     continue
                 found[name] = _tar_item(archive, member, entries.get(name))
     except (tarfile.TarError, EOFError, KeyError) as error:
-        raise PublishingError(
-            f"{comparison.source} cannot be compared with: {error}", remedy="It must be a directory or a tar file."
-        ) from None
+        raise PublishingError(f"It cannot be read: {error}", remedy="It must be a directory or a tar file.") from None
     if not comparison.base_dir:
         found.pop(b"", None)
     return found
+
+
+@contextlib.contextmanager
+def _open_tar(path):
+    """Open a tar file to be read once and forwards. Python's tarfile knows zstd from version 3.14 on only."""
+    with open(path, "rb") as stream:
+        is_zstd = stream.read(len(_ZSTD_MAGIC)) == _ZSTD_MAGIC
+    if not is_zstd:
+        with tarfile.open(path, "r|*", errors="surrogateescape") as archive:
+            yield archive
+        return
+    program = shutil.which("zstd")
+    if program is None:
+        raise PublishingError("It is compressed with zstd, and there is no command zstd", remedy="Install zstd.")
+    with subprocess.Popen([program, "-dcq", "--", path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        with tarfile.open(fileobj=process.stdout, mode="r|", errors="surrogateescape") as archive:
+            yield archive
+        while process.stdout.read(_READ):  # what follows the end mark; else zstd would miss its reader
+            pass
+    if process.returncode != 0:
+        raise tarfile.ReadError("zstd finds it damaged")
 
 
 def _tar_item(archive, member, entry):

@@ -10,6 +10,7 @@ import os
 import pathlib
 import shutil
 import stat
+import subprocess
 import tarfile
 import zlib
 from collections.abc import Callable
@@ -212,6 +213,34 @@ class TestTar:
         assert (TOOL, "has other content than in the source") in verify(
             _verify.Comparison(archive(), b"sw")
         ).differences
+
+    def test_zstd(self, verify: Verify, archive: Callable[..., str]) -> None:
+        path = archive()
+        subprocess.run(["zstd", "--quiet", "--rm", path], check=True)
+        report = verify(_verify.Comparison(f"{path}.zst", b"sw"))
+        assert report.compared == 12
+        assert [text for path, text in report.differences if "mtime" not in text] == []
+
+    def test_damaged_zstd(self, verify: Verify, archive: Callable[..., str]) -> None:
+        path = pathlib.Path(archive())
+        subprocess.run(["zstd", "--quiet", "--rm", path], check=True)
+        packed = path.with_name(path.name + ".zst")
+        os.truncate(packed, packed.stat().st_size - 4)  # what is missing is the checksum, or the end of the last block
+        with pytest.raises(PublishingError, match="must be a directory or a tar file"):
+            verify(_verify.Comparison(str(packed), b"sw"))
+
+    def test_zstd_without_its_command(
+        self, verify: Verify, archive: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = pathlib.Path(archive())
+        subprocess.run(["zstd", "--quiet", "--rm", path], check=True)
+        monkeypatch.setenv("PATH", "/nonexistent")
+        with pytest.raises(PublishingError, match="Install zstd"):
+            verify(_verify.Comparison(f"{path}.zst", b"sw"))
+
+    def test_a_source_that_does_not_exist(self, verify: Verify) -> None:
+        with pytest.raises(PublishingError, match="Cannot compare the repository with /nowhere: No such file"):
+            verify(_verify.Comparison("/nowhere", b"sw"))
 
     def test_what_is_no_tar_file(self, verify: Verify, tmp_path: pathlib.Path) -> None:
         (tmp_path / "file").write_text("text")
