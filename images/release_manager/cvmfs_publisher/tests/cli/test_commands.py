@@ -139,6 +139,24 @@ def test_mkfs_document(tmp_path: Path) -> None:
     assert manager.server("info", "--json").succeeded().document["garbage_collectable"]
 
 
+def test_mkfs_with_a_keychain_can_be_repeated(local: ReleaseManager, tmp_path: Path) -> None:
+    """Keys are taken over once nothing speaks against the storage, and those that a failure left are no obstacle."""
+    keychain = local.keys.rename(tmp_path / "keychain")
+    local.keys.mkdir()
+    make(tmp_path, file="")
+    local.configure(CVMFS_UPSTREAM_STORAGE=f"local,{tmp_path}/file/txn,{tmp_path}/file")
+    assert local.server("mkfs", "-k", keychain).code == 1
+    assert list(local.keys.iterdir()) == []
+    storage = tmp_path / "new"
+    local.configure(CVMFS_UPSTREAM_STORAGE=f"local,{storage}/data/txn,{storage}")
+    for _ in range(2):
+        local.server("mkfs", "-k", keychain).succeeded()
+        assert {path.name: path.read_bytes() for path in local.keys.iterdir()} == {
+            path.name: path.read_bytes() for path in keychain.iterdir()
+        }
+        shutil.rmtree(storage)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="uses /var/spool/cvmfs")
 def test_mkfs_writes_the_configuration(tmp_path: Path) -> None:
     name = f"test-{secrets.token_hex(4)}.example.org"

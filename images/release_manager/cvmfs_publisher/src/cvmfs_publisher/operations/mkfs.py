@@ -98,7 +98,9 @@ def mkfs(environment: Environment, name: str, options: MkfsOptions) -> MkfsResul
         require_absent(store, name)
         existing_keys = _load_keys(environment, name, options.keychain)
         preflight(store)
-        keys = existing_keys or _make_keys(environment, name)
+        keys = existing_keys or _Keys(MasterKey.generate(), RepositoryKey.generate(name))
+        if existing_keys is None or not _is_same(options.keychain, environment.keys_dir):
+            _write_keys(environment.keys_dir, name, keys)
         warnings = [] if settings.get("CVMFS_USER") else ["CVMFS_USER is not set: the content belongs to root"]
         with environment.scratch(settings) as scratch:
             manifest = _first_revision(store, settings, owner, scratch, volatile=options.volatile)
@@ -201,16 +203,11 @@ def _load_keys(environment: Environment, name: str, keychain: Path | None) -> _K
     there = any(file.exists() for file in (master_file, key_file, certificate_file, public_file))
     if keychain is None and not there:
         return None
-    keys = _Keys(MasterKey.load(master_file), RepositoryKey.load(key_file, certificate_file))
-    if directory.resolve() != environment.keys_dir.resolve():
-        _write_keys(environment.keys_dir, name, keys)
-    return keys
+    return _Keys(MasterKey.load(master_file), RepositoryKey.load(key_file, certificate_file))
 
 
-def _make_keys(environment: Environment, name: str) -> _Keys:
-    keys = _Keys(MasterKey.generate(), RepositoryKey.generate(name))
-    _write_keys(environment.keys_dir, name, keys)
-    return keys
+def _is_same(keychain: Path | None, keys_dir: Path) -> bool:
+    return keychain is None or keychain.resolve() == keys_dir.resolve()
 
 
 def _write_keys(directory: Path, name: str, keys: _Keys) -> None:

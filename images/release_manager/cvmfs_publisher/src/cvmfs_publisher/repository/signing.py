@@ -204,7 +204,7 @@ def write_key_file(file: Path, pem: bytes, *, secret: bool) -> None:
     """Write a key in one step, so that there never is half a key, nor a readable one.
 
     :param secret: mode 0400 rather than 0444
-    :raises ConfigurationError: when there is such a file already: keys are never overwritten
+    :raises ConfigurationError: when there is another key in such a file already: keys are never overwritten
     :raises PublisherError: when it cannot be written
     """
     try:
@@ -219,6 +219,9 @@ def write_key_file(file: Path, pem: bytes, *, secret: bool) -> None:
         finally:
             os.unlink(temporary)
     except FileExistsError:
+        with contextlib.suppress(OSError):
+            if file.read_bytes() == pem:  # by a mkfs that went no further
+                return
         raise ConfigurationError(
             f"{file} exists already", remedy="Move it away if it is not this repository's; keys are not overwritten"
         ) from None
