@@ -157,6 +157,20 @@ def test_mkfs_with_a_keychain_can_be_repeated(local: ReleaseManager, tmp_path: P
         shutil.rmtree(storage)
 
 
+@pytest.mark.skipif(os.stat("/dev/shm").st_dev == os.stat("/tmp").st_dev, reason="needs two file systems")
+def test_mkfs_with_a_file_system_of_the_repositorys_own(tmp_path: Path) -> None:
+    """The list of the server's repositories, which is outside, cannot be written in the same way."""
+    (tmp_path / "srv").mkdir()
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        storage = tmp_path / "srv" / NAME
+        storage.symlink_to(other)
+        settings = {"CVMFS_UPSTREAM_STORAGE": f"local,{storage}/data/txn,{storage}", "CVMFS_STRATUM0": "http://x/y"}
+        manager = ReleaseManager(tmp_path / "manager", settings)
+        outcome = manager.server("mkfs").succeeded()
+        assert f"info/v1/repositories.json does not list {NAME}" in outcome.stderr
+        manager.check()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="uses /var/spool/cvmfs")
 def test_mkfs_writes_the_configuration(tmp_path: Path) -> None:
     name = f"test-{secrets.token_hex(4)}.example.org"

@@ -13,7 +13,7 @@ from ..catalog import DirectoryEntry, WritableCatalogTree
 from ..changes.change_set import Owner
 from ..changes.entry import DIRECTORY_SIZE
 from ..content import ContentHash, HashSuffix, put_object
-from ..errors import ConfigurationError, ObjectNotFound, PreconditionFailed, StorageError, UsageError
+from ..errors import ConfigurationError, ObjectNotFound, PreconditionFailed, PublisherError, UsageError
 from ..paths import ROOT
 from ..repository import History, Manifest, MasterKey, Repository, RepositoryKey, ServerConfig, Tag, Whitelist, metainfo
 from ..repository.manifest import DEFAULT_TTL
@@ -297,7 +297,7 @@ def _announce(settings: ServerConfig) -> list[str]:
             with contextlib.suppress(PreconditionFailed):
                 server.put_if_absent(metainfo.SERVER_META_KEY, metainfo.dump(metainfo.SERVER_META))
             _add_to_list(server, name)
-    except StorageError as error:
+    except PublisherError as error:  # the repository is there, with or without
         return [f"{metainfo.REPOSITORIES_KEY} does not list {name}: {error}"]
     return []
 
