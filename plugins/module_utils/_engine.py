@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import hashlib
 import json
 import os
+import re
 import typing as t
 
 from ansible_collections.cvmfs.publishing.plugins.module_utils import _command
@@ -24,6 +26,7 @@ SPOOL_DIR = "/var/spool/cvmfs"
 SECRETS_ROOT = "/etc/cvmfs"
 _SECRET_MODE = 0o400
 _STOP_SECONDS = 20  # a release manager uses them to release the leases it holds
+_MAX_REPOSITORY = 35  # characters of a repository's name in that of a secret, for which podman 4 allows 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,6 +288,26 @@ class Docker(Engine):
 
     def _secret_targets(self, container):
         return {f"{SECRETS_ROOT}/{target}" for target in container.secrets}
+
+
+def secret_name(fqrn, what, digits):
+    """Return the engine's name of a repository's secret.
+
+    `what` it is, such as ``key``, is one lower-case word, and `digits` are twelve hexadecimal ones that make it unique.
+    """
+    return f"cvmfs-{_short(fqrn)}-{what}-{digits}"
+
+
+def is_secret_of(fqrn, name):
+    """Whether a secret with that name is the repository's, and not that of one whose name begins in the same way."""
+    return re.fullmatch(rf"cvmfs-{re.escape(_short(fqrn))}-[a-z0-9]+-[0-9a-f]{{12}}", name) is not None
+
+
+def _short(fqrn):
+    if len(fqrn) <= _MAX_REPOSITORY:
+        return fqrn
+    digest = hashlib.sha256(fqrn.encode()).hexdigest()
+    return f"{fqrn[: _MAX_REPOSITORY - 11]}-{digest[:10]}"
 
 
 ENGINES = {"podman": Podman, "docker": Docker}

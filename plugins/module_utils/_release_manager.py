@@ -19,7 +19,13 @@ import secrets
 import shlex
 
 from ansible_collections.cvmfs.publishing.plugins.module_utils._cvmfs_server import CvmfsServer
-from ansible_collections.cvmfs.publishing.plugins.module_utils._engine import Container, Engine, Mount, engine
+from ansible_collections.cvmfs.publishing.plugins.module_utils._engine import (
+    Container,
+    Engine,
+    Mount,
+    engine,
+    secret_name,
+)
 from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError, action
 from ansible_collections.cvmfs.publishing.plugins.module_utils._reader import Repository
 
@@ -154,7 +160,7 @@ class ReleaseManager:
     def masterkey(self, value):
         """Show the master key to containers for as long as it is needed. Yields the secrets to add to a container's."""
         # A name of its own each time: two runs at once do not take each other's key away.
-        name = f"cvmfs-{self.fqrn}-masterkey-{secrets.token_hex(6)}"
+        name = secret_name(self.fqrn, "masterkey", secrets.token_hex(6))
         self.engine.create_secret(name=name, value=value)
         try:
             yield {f"keys/{self.fqrn}.masterkey": name}

@@ -46,7 +46,7 @@ options:
     aliases: [fqrn]
   name:
     description:
-      - What the secret is, such as V(key). A part of its name in the engine.
+      - What the secret is, such as V(key), in lower-case letters and digits. A part of its name in the engine.
       - Not used with O(state=absent), which is about all secrets of the repository.
     type: str
   value:
@@ -102,8 +102,10 @@ removed:
 
 import hashlib
 import hmac
+import re
 
-from ansible_collections.cvmfs.publishing.plugins.module_utils._engine import engine
+from ansible_collections.cvmfs.publishing.plugins.module_utils._engine import engine, is_secret_of, secret_name
+from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError
 from ansible_collections.cvmfs.publishing.plugins.module_utils._module import (
     PublishingModule,
     skip_if_check_mode,
@@ -116,10 +118,14 @@ _DIGITS = 12  # of the hash: enough to tell values apart, too few to search for 
 def full_name(repository, name, value):
     """Return the engine's name of a secret.
 
-    Equal names have equal values, so a secret never has to be read to be compared.
+    Equal names have equal values, so a secret never has to be read to be compared. PublishingError.
     """
+    if not re.fullmatch("[a-z0-9]+", name):
+        raise PublishingError(
+            f"{name} is no name of a secret", remedy="Write lower-case letters and digits, as in key."
+        )
     digest = hmac.new(f"{repository} {name}".encode(), value.encode(), hashlib.sha256).hexdigest()
-    return f"cvmfs-{repository}-{name}-{digest[:_DIGITS]}"
+    return secret_name(repository, name, digest[:_DIGITS])
 
 
 class Secret(PublishingModule):
@@ -135,8 +141,7 @@ class Secret(PublishingModule):
 
     def execute(self):
         self.engine = engine(self.params["engine"])
-        prefix = f"cvmfs-{self.params['repository']}-"
-        current = sorted(name for name in self.engine.secrets() if name.startswith(prefix))
+        current = sorted(name for name in self.engine.secrets() if is_secret_of(self.params["repository"], name))
         self.before = {"secrets": current}
         if self.params["state"] == "present":
             name = full_name(self.params["repository"], self.params["name"], self.params["value"])
