@@ -23,6 +23,8 @@ from operations.managers import NAME, ReleaseManager, changes_file, make
 from operations.test_trees import SETTINGS
 from operations.trees import Node, trees, write
 
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  (a file system of its own)
+
 PATHS = {"added": list, "modified": list, "removed": list, "truncated": bool}
 PUBLISH = {
     "repository": str,
@@ -157,11 +159,11 @@ def test_mkfs_with_a_keychain_can_be_repeated(local: ReleaseManager, tmp_path: P
         shutil.rmtree(storage)
 
 
-@pytest.mark.skipif(os.stat("/dev/shm").st_dev == os.stat("/tmp").st_dev, reason="needs two file systems")
+@pytest.mark.skipif(SHARED_MEMORY.stat().st_dev == Path.cwd().stat().st_dev, reason="needs two file systems")
 def test_mkfs_with_a_file_system_of_the_repositorys_own(tmp_path: Path) -> None:
     """The list of the server's repositories, which is outside, cannot be written in the same way."""
     (tmp_path / "srv").mkdir()
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+    with tempfile.TemporaryDirectory(dir=SHARED_MEMORY) as other:
         storage = tmp_path / "srv" / NAME
         storage.symlink_to(other)
         settings = {"CVMFS_UPSTREAM_STORAGE": f"local,{storage}/data/txn,{storage}", "CVMFS_STRATUM0": "http://x/y"}
