@@ -147,6 +147,14 @@ def test_errors_do_not_show_secrets() -> None:
     assert "cret" not in str(caught.value).replace("SECRET", "")
 
 
+@pytest.mark.parametrize("name", ["PROXY", "HOST"])
+@pytest.mark.parametrize("value", ["http://user:hidden@host:3128", "user:hidden@host"])
+def test_errors_do_not_show_passwords_in_urls(name: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"CVMFS_S3_{name}=(http://)?…@host") as caught:
+        parse(f"CVMFS_S3_{name}={value}")
+    assert "hidden" not in str(caught.value)
+
+
 @given(st.text(string.printable + "äß", min_size=1).filter(lambda text: not {"\n", "@"} & set(text)))
 def test_reads_quoted_values_as_a_shell_does(secret: str) -> None:
     config = parse(base=MINIMAL.replace("SECRET_KEY=secret", f"SECRET_KEY={shlex.quote(secret)}"))

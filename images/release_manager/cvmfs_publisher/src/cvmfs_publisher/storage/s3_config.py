@@ -197,7 +197,8 @@ class _Values:
         return default if text is None else text.lower() in ("yes", "on", "true", "1")
 
     def bad(self, name: str, value: str, reason: str, remedy: str) -> ConfigurationError:
-        return ConfigurationError(f"{name}={value} in {self._source} {reason}", remedy=remedy)
+        shown = re.sub(r"(//)?[^/]*@", r"\1…@", value)  # URLs may have a password in them
+        return ConfigurationError(f"{name}={shown} in {self._source} {reason}", remedy=remedy)
 
     def refuse_rest(self) -> None:
         unknown = sorted(name for name in self._values if name.startswith("CVMFS_S3_"))
