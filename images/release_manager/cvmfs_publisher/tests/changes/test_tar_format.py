@@ -287,6 +287,8 @@ BAD = {
     "a pax header of nothing": (header(b"p", b"x", 4) + padded(b"abcd") + header() + END, "damaged pax header"),
     "a bad time": (pax({b"mtime": b"yesterday"}) + header() + END, "damaged time"),
     "a bad owner": (pax({b"uid": b"-1"}) + header() + END, "damaged number"),
+    "an endless time": (pax({b"mtime": b"1" * 5000}) + header() + END, "damaged time"),
+    "an endless owner": (pax({b"uid": b"1" * 5000}) + header() + END, "damaged number"),
     "a bad attribute": (pax({b"LIBARCHIVE.xattr.user.a": b"!!"}) + header() + END, "damaged extended attribute"),
     "a huge extension": (header(b"p", b"x", 2 << 20) + bytes(2 << 20) + header() + END, "more than 1 MiB"),
     "old sparse files": (pax({b"GNU.sparse.map": b"0,1"}) + header() + END, "--sparse-version=1.0"),

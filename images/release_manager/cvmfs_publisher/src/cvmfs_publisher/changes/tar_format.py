@@ -26,6 +26,8 @@ _BLOCK = 512
 _ZERO_BLOCK = bytes(_BLOCK)
 _STEP = 1 << 20
 """Bytes that are skipped at a time, and the limit of an extension header."""
+_MAX_DIGITS = 32
+"""Of a decimal number: more than 64 bits have, and fewer than Python refuses to convert."""
 
 _FILE_TYPES = {
     b"\0": stat.S_IFREG,
@@ -289,13 +291,13 @@ class TarReader:
             raise self.error("has a header with a damaged number", remedy=TRANSFER) from None
 
     def _decimal(self, digits: bytes) -> int:
-        if not digits.isdigit():
+        if not digits.isdigit() or len(digits) > _MAX_DIGITS:
             raise self.error("has a pax header with a damaged number", remedy=TRANSFER)
         return int(digits)
 
     def _time(self, text: bytes) -> tuple[int, int]:
         whole, _, fraction = text.partition(b".")
-        if not whole.removeprefix(b"-").isdigit() or (fraction and not fraction.isdigit()):
+        if not whole.removeprefix(b"-").isdigit() or len(whole) > _MAX_DIGITS or (fraction and not fraction.isdigit()):
             raise self.error("has a pax header with a damaged time", remedy=TRANSFER)
         nanoseconds = int(fraction[:9].ljust(9, b"0"))
         if whole.startswith(b"-"):
