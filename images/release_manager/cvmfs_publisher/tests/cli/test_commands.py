@@ -437,6 +437,14 @@ def test_a_dry_run_tells_what_the_publish_does(template: Path, first: Node, seco
             assert told[0] == told[1]
 
 
+def test_standard_input_may_be_closed(local: ReleaseManager, source: Path) -> None:
+    command = local.argv("ingest", "--directory", source, "-b", "sw")
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *command], env=local.process_environment, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("setting", [{"LC_ALL": "C"}, {"LC_ALL": "C.UTF-8"}, {"PYTHONIOENCODING": "ascii"}])
 def test_any_locale(local: ReleaseManager, tmp_path: Path, setting: dict[str, str]) -> None:
     source = tmp_path / "source"

@@ -289,7 +289,7 @@ def _apply_options(
         mtime_ns=settings.flag("CVMFS_ENABLE_MTIME_NS", default=True),
         include_xattrs=settings.flag("CVMFS_INCLUDE_XATTRS", default=False),
         ignore_special_files=settings.flag("CVMFS_IGNORE_SPECIAL_FILES", default=False),
-        standard_input=sys.stdin.buffer,
+        standard_input=sys.stdin.buffer if sys.stdin is not None else None,  # it may have been closed
         progress=progress,
     )
 
