@@ -19,7 +19,7 @@ from cvmfs_publisher.repository import Certificate, MasterKey, ServerConfig, Whi
 from cvmfs_publisher.repository.whitelist import WHITELIST_KEY
 from hypothesis import given, settings
 from operations.conftest import from_template
-from operations.managers import NAME, ReleaseManager, changes_file, make
+from operations.managers import NAME, Outcome, ReleaseManager, changes_file, make, refusal
 from operations.test_trees import SETTINGS
 from operations.trees import Node, trees, write
 
@@ -443,6 +443,18 @@ def test_standard_input_may_be_closed(local: ReleaseManager, source: Path) -> No
         ["sh", "-c", 'exec "$@" <&-', "sh", *command], env=local.process_environment, capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_check_without_room_for_catalogs(local: ReleaseManager) -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -f 1; exec "$@"', "sh", *local.argv("check")],
+        env=local.process_environment,
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    message = refusal(Outcome(done.returncode, done.stdout, done.stderr), "check", ["Free space there"])
+    assert f"temporary directory {local.tmp}" in message
 
 
 @pytest.mark.parametrize("setting", [{"LC_ALL": "C"}, {"LC_ALL": "C.UTF-8"}, {"PYTHONIOENCODING": "ascii"}])

@@ -20,7 +20,7 @@ from ..catalog.catalog import Catalog, NestedReference
 from ..catalog.entry import MARKER, DirectoryEntry
 from ..catalog.statistics import Counters
 from ..content import Compression, ContentHash, HashSuffix, fetch_object
-from ..errors import ObjectNotFound, RepositoryError, StorageError
+from ..errors import ObjectNotFound, PublisherError, RepositoryError, StorageError
 from ..paths import ROOT, display, join, parse
 from ..storage import ObjectStore
 from .environment import Environment
@@ -173,7 +173,14 @@ class _Walk:
 
     def _open(self, reference: NestedReference) -> Catalog:
         file = self._scratch / f"{next(self._numbers)}.db"
-        file.write_bytes(fetch_object(self._store, reference.hash))
+        data = fetch_object(self._store, reference.hash)
+        try:
+            file.write_bytes(data)
+        except OSError as error:
+            raise PublisherError(
+                f"Cannot write a catalog to the temporary directory {self._scratch}: {error.strerror}",
+                remedy="Free space there, or set TMPDIR",
+            ) from error
         size = file.stat().st_size
         if reference.size not in (0, size):
             self._report.problem(
