@@ -457,6 +457,18 @@ def test_a_check_without_room_for_catalogs(local: ReleaseManager) -> None:
     assert f"temporary directory {local.tmp}" in message
 
 
+def test_automatic_tags_that_are_too_old_go(local: ReleaseManager, source: Path) -> None:
+    arguments = ["--directory", source, "-b", "sw"]
+    local.configure(CVMFS_AUTO_TAG_TIMESPAN="in former times")
+    for dry_run in ([], ["--dry-run"]):
+        says = ["CVMFS_AUTO_TAG_TIMESPAN=in former times is no point in time", "4 weeks ago"]
+        local.refuses("ingest", *arguments, *dry_run, says=says)
+    assert not any((local.base.parent / "storage" / "data" / "txn").iterdir())
+    local.configure(CVMFS_AUTO_TAG_TIMESPAN="now + 1 hour")
+    local.server("ingest", *arguments).succeeded()
+    assert local.server("tag", "-x").succeeded().stdout.count("generic") == 1
+
+
 @pytest.mark.parametrize("setting", [{"LC_ALL": "C"}, {"LC_ALL": "C.UTF-8"}, {"PYTHONIOENCODING": "ascii"}])
 def test_any_locale(local: ReleaseManager, tmp_path: Path, setting: dict[str, str]) -> None:
     source = tmp_path / "source"

@@ -125,6 +125,7 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
         revision = _next_revision(base, options)
         history = repository.history()
         tag = _choose_tag(history, settings, options)
+        oldest_tag = _oldest_auto_tag(settings)
         lease = Lease.resume(repository.store, name, session.token)
         warnings: list[str] = []
         with kept_alive(lease), environment.scratch(settings) as scratch:
@@ -146,7 +147,7 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
                 changed = report.changed or options.tag is not None or options.revision is not None
                 if changed:
                     manifest = _commit_catalogs(repository, tree, settings, revision, timestamp)
-                    manifest = _tag(repository, manifest, history, settings, tag, options.tag_description, timestamp)
+                    manifest = _tag(repository, manifest, history, oldest_tag, tag, options.tag_description, timestamp)
                     warnings += repository.commit(manifest, key, lease=lease)
         warnings += close_session(environment, settings, session, lease)
         return _result(repository, base, report, changed, tag if changed else None, started, warnings)
@@ -164,6 +165,7 @@ def preview(environment: Environment, name: str, changes: ChangeSet, options: Pu
         base = repository.manifest
         _next_revision(base, options)
         tag = _choose_tag(repository.history(), settings, options)
+        _oldest_auto_tag(settings)
         with contextlib.ExitStack() as stack:
             tree = stack.enter_context(WritableCatalogTree(repository.store, base.root_hash, scratch))
             pipeline = None
@@ -319,15 +321,13 @@ def _tag(
     repository: Repository,
     manifest: Manifest,
     history: History,
-    settings: ServerConfig,
+    oldest_auto_tag: int,
     tag: str | None,
     description: str,
     timestamp: int,
 ) -> Manifest:
     """Upload the history with the new revision in it, and return the manifest that refers to it."""
-    timespan = settings.get("CVMFS_AUTO_TAG_TIMESPAN", "")
-    if timespan:
-        history.remove_auto_tags(before=_point_in_time(timespan))
+    history.remove_auto_tags(before=oldest_auto_tag)
     if tag is not None:
         history.add(
             Tag(
@@ -343,8 +343,14 @@ def _tag(
     return replace(manifest, history=repository.put_history(history))
 
 
-def _point_in_time(text: str) -> int:
-    """Return the seconds since 1970 that upstream's settings express in the words of date(1), e.g. ``4 weeks ago``."""
+def _oldest_auto_tag(settings: ServerConfig) -> int:
+    """Return the seconds since 1970 before which automatic tags are removed.
+
+    The setting has them in the words of date(1), e.g. ``4 weeks ago``; without it all tags stay.
+    """
+    text = settings.get("CVMFS_AUTO_TAG_TIMESPAN", "")
+    if not text:
+        return 0
     result = subprocess.run(
         ["date", f"--date={text}", "+%s"],
         capture_output=True,
