@@ -51,7 +51,9 @@ def parse(text: str | bytes) -> bytes:
                 remedy="Name it relative to the repository's root, without '.', '..' and double slashes",
             )
         if len(component) > _MAX_NAME:
-            raise UsageError(f"{display(raw)!r} has a file name of more than {_MAX_NAME} bytes")
+            raise UsageError(
+                f"{display(raw)!r} has a file name of more than {_MAX_NAME} bytes", remedy="Use a shorter name"
+            )
     return stripped
 
 

@@ -213,7 +213,9 @@ def pack_xattrs(xattrs: Mapping[bytes, bytes]) -> bytes | None:
     if not xattrs:
         return None
     if len(xattrs) > _XATTR_MAX:
-        raise SourceError(f"{len(xattrs)} extended attributes on one file; a catalog holds {_XATTR_MAX}")
+        raise SourceError(
+            f"{len(xattrs)} extended attributes on one file; a catalog holds {_XATTR_MAX}", remedy="Remove some"
+        )
     packed = bytearray((_XATTR_VERSION, len(xattrs)))
     for name, value in sorted(xattrs.items()):
         if not name or b"\0" in name or len(name) > _XATTR_MAX or len(value) > _XATTR_MAX:

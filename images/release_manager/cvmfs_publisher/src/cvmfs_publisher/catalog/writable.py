@@ -324,7 +324,9 @@ class WritableCatalogTree(CatalogTree):
             except SourceError as error:
                 problem = error.message
         if problem is not None:
-            raise SourceError(f"/{paths.display(path)} cannot be published: {problem}")
+            raise SourceError(
+                f"/{paths.display(path)} cannot be published: {problem}", remedy="Correct or leave it out"
+            )
         if entry.name == MARKER:
             if not entry.is_regular:
                 raise SourceError(
@@ -350,7 +352,9 @@ class WritableCatalogTree(CatalogTree):
                 remedy="Add the directory first" if entry is None else "Remove it, or publish elsewhere",
             )
         if entry.is_bind_mountpoint:
-            raise UsageError(f"/{paths.display(directory)} shows another revision, and cannot be changed")
+            raise UsageError(
+                f"/{paths.display(directory)} shows another revision, and cannot be changed", remedy="Publish elsewhere"
+            )
         self._directory = directory
 
     def _insert(self, path: bytes, entry: DirectoryEntry) -> bool:

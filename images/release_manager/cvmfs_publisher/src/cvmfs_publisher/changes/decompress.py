@@ -72,6 +72,8 @@ class _Translated(io.RawIOBase):
                     remedy="Fetch or make the archive again",
                 ) from None
             reason = error.strerror if isinstance(error, OSError) else error
-            raise UnreadableSource(f"Cannot read {self._label}: {reason}") from error
+            raise UnreadableSource(
+                f"Cannot read {self._label}: {reason}", remedy="See whether its file system is in order"
+            ) from error
         view[: len(data)] = data
         return len(data)

@@ -75,7 +75,10 @@ def read_change_set(options: argparse.Namespace) -> ChangeSet:
     try:
         return ChangeSet.parse(Path(options.changes).read_bytes(), options.changes)
     except OSError as error:
-        raise UsageError(f"Cannot read the changes from {options.changes}: {error.strerror}") from error
+        raise UsageError(
+            f"Cannot read the changes from {options.changes}: {error.strerror}",
+            remedy="Name a file with a change set, or - for standard input",
+        ) from error
 
 
 def print_publish(result: PublishResult, *, json: bool, verbose: bool) -> None:

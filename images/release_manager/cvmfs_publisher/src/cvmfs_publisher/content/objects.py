@@ -6,7 +6,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
-from ..errors import CorruptObject
+from ..errors import CorruptObject, ObjectNotFound
 from .compression import Compression
 from .hash import ContentHash, HashAlgorithm, HashSuffix
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 _REPACKED = (HashSuffix.CERTIFICATE, HashSuffix.METAINFO)
 """What CernVM-FS's ``cvmfs_server snapshot`` compresses anew, and stores under the name that it has read."""
+
+
+_RESTORE = "Restore it from a replica of the repository, and run 'cvmfs_server check'"
 
 
 def put_object(
@@ -38,13 +41,18 @@ def fetch_object(store: ObjectStore, content_hash: ContentHash, compression: Com
     :raises ObjectNotFound: when there is none
     :raises CorruptObject: when the store returns something else
     """
-    stored = store.get(content_hash.key())
+    try:
+        stored = store.get(content_hash.key())
+    except ObjectNotFound:
+        raise ObjectNotFound(f"Object {content_hash.key()} is missing in {store.describe()}", remedy=_RESTORE) from None
     if content_hash.algorithm.digest(stored) != content_hash.digest:
         raise CorruptObject(
             f"Object {content_hash.key()} in {store.describe()} does not match its name",
-            remedy="Restore it from a replica of the repository, and run 'cvmfs_server check'",
+            remedy=_RESTORE,
         )
     try:
         return compression.decompress(stored)
     except CorruptObject as error:
-        raise CorruptObject(f"Object {content_hash.key()} in {store.describe()}: {error.message}") from None
+        raise CorruptObject(
+            f"Object {content_hash.key()} in {store.describe()}: {error.message}", remedy=_RESTORE
+        ) from None

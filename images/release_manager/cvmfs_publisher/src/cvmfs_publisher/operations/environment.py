@@ -74,7 +74,10 @@ class Environment:
             files.append(directory / "client.conf")
         settings = ServerConfig.load(*files)
         if settings.repository != name:
-            raise ConfigurationError(f"{files[0]} is the configuration of {settings.repository}, not of {name}")
+            raise ConfigurationError(
+                f"{files[0]} is the configuration of {settings.repository}, not of {name}",
+                remedy="Correct CVMFS_REPOSITORY_NAME, or move the directory",
+            )
         return settings
 
     def store(self, settings: ServerConfig) -> ObjectStore:

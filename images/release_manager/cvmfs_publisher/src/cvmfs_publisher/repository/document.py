@@ -15,6 +15,9 @@ from ..errors import CorruptObject
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+RESTORE = "Find out who else writes to the storage, and restore it from a replica or a backup"
+"""The remedy for objects of a repository that are not what they should be."""
+
 
 @contextlib.contextmanager
 def opened(data: bytes, what: str) -> Iterator[sqlite3.Connection]:
@@ -24,14 +27,14 @@ def opened(data: bytes, what: str) -> Iterator[sqlite3.Connection]:
     :raises CorruptObject: when it is none, or lacks what is read within the context
     """
     if not data:
-        raise CorruptObject(f"The {what} is empty")
+        raise CorruptObject(f"The {what} is empty", remedy=RESTORE)
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         connection.text_factory = lambda text: text.decode("utf-8", "replace")
         try:
             connection.deserialize(data)
             yield connection
         except sqlite3.Error as error:
-            raise CorruptObject(f"The {what} is damaged ({error})") from error
+            raise CorruptObject(f"The {what} is damaged ({error})", remedy=RESTORE) from error
 
 
 @contextlib.contextmanager

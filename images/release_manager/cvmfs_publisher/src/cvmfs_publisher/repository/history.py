@@ -259,7 +259,10 @@ def check_tag_name(name: str) -> None:
     :raises UsageError: then
     """
     if name in (TRUNK, TRUNK_PREVIOUS):
-        raise UsageError(f"The tag {name!r} follows the newest revisions by itself, and cannot be set or removed")
+        raise UsageError(
+            f"The tag {name!r} follows the newest revisions by itself, and cannot be set or removed",
+            remedy="Use another name",
+        )
     if not _TAG_NAME.fullmatch(name):
         raise UsageError(f"{name!r} is not a tag name", remedy="Use letters, digits and any of _ - . / :")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ..content import ContentHash, HashAlgorithm
 from ..errors import CorruptObject, SignatureError
+from .document import RESTORE
 
 _SEPARATOR = b"--\n"
 
@@ -37,14 +38,14 @@ class Letter:
         text, separator, rest = data.partition(b"\n" + _SEPARATOR)
         hash_text, newline, signature = rest.partition(b"\n")
         if not (separator and newline and signature):
-            raise SignatureError(f"{what} is not signed, or cut short")
+            raise SignatureError(f"{what} is not signed, or cut short", remedy=RESTORE)
         letter = cls(text + b"\n", hash_text, signature)
         try:
             printed = ContentHash.parse(hash_text.decode("ascii", "replace"))
         except CorruptObject:
-            raise SignatureError(f"{what} does not say which hash was signed") from None
+            raise SignatureError(f"{what} does not say which hash was signed", remedy=RESTORE) from None
         if printed.algorithm.digest(letter.text) != printed.digest:
-            raise SignatureError(f"{what} was changed after it was signed")
+            raise SignatureError(f"{what} was changed after it was signed", remedy=RESTORE)
         return letter
 
     def serialise(self) -> bytes:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..content import ContentHash, HashSuffix
 from ..errors import CorruptObject, SignatureError
+from .document import RESTORE
 from .letter import Letter, hash_to_sign, lines
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Manifest:
 
         root_hash = content_hash("C", HashSuffix.CATALOG)
         if root_hash is None or fields.get("R") != _ROOT_PATH:
-            raise CorruptObject("The manifest names no root catalog")
+            raise CorruptObject("The manifest names no root catalog", remedy=RESTORE)
         try:
             return cls(
                 repository=fields.get("N", ""),
@@ -116,17 +117,20 @@ class Manifest:
                 has_alt_catalog_path=fields.get("A") == "yes",
             )
         except (KeyError, ValueError) as error:
-            raise CorruptObject(f"The manifest has no usable revision, time to live or size ({error})") from None
+            raise CorruptObject(
+                f"The manifest has no usable revision, time to live or size ({error})", remedy=RESTORE
+            ) from None
 
 
-def verify(data: bytes, certificate: Certificate) -> None:
+def verify(data: bytes, certificate: Certificate, what: str = "The manifest") -> None:
     """Verify a manifest's signature.
 
+    :param what: names it in messages
     :raises SignatureError: when it was not made by the certificate's key
     """
-    letter = Letter.parse(data, "The manifest")
+    letter = Letter.parse(data, what)
     if not certificate.verify(letter.hash_text, letter.signature):
-        raise SignatureError("The manifest is not signed by the key of its certificate")
+        raise SignatureError(f"{what} is not signed by the key of its certificate", remedy=RESTORE)
 
 
 def _yes(value: bool) -> str:

@@ -49,7 +49,7 @@ def check_meta(data: bytes) -> None:
     try:
         document = json.loads(data)
     except ValueError as error:
-        raise UsageError(f"The meta information is no JSON: {error}") from None
+        raise UsageError(f"The meta information is no JSON: {error}", remedy="Correct it") from None
     if not isinstance(document, dict):
         raise UsageError("The meta information is no JSON object", remedy='Write it as {"administrator": …}')
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..content import ContentHash, HashSuffix
 from ..errors import CorruptObject
 from . import document
+from .document import RESTORE
 
 if TYPE_CHECKING:
     from .manifest import Manifest
@@ -62,7 +63,7 @@ class Reflog:
             try:
                 suffix = _SUFFIX[ReferenceType(kind)]
             except ValueError:
-                raise CorruptObject(f"The reflog has a reference of unknown type {kind}") from None
+                raise CorruptObject(f"The reflog has a reference of unknown type {kind}", remedy=RESTORE) from None
             reflog._references[ContentHash.parse(text).with_suffix(suffix)] = timestamp
         return reflog
 

@@ -39,6 +39,7 @@ from ..errors import (
 )
 from . import manifest as manifest_module
 from . import whitelist as whitelist_module
+from .document import RESTORE
 from .history import History
 from .lease import Lease
 from .manifest import MANIFEST_KEY, Manifest
@@ -103,16 +104,21 @@ class Repository:
                 f"There is no repository {name} in {store.describe()}",
                 remedy=f"Check CVMFS_UPSTREAM_STORAGE, or create it: cvmfs_server mkfs {name}",
             ) from None
-        manifest = Manifest.parse(data)
+        try:
+            manifest = Manifest.parse(data)
+        except CorruptObject as error:
+            raise CorruptObject(
+                f"{MANIFEST_KEY} of {name} in {store.describe()} cannot be used: {error.message}", remedy=error.remedy
+            ) from None
         if manifest.repository != name:
             raise SignatureError(
                 f"The repository in {store.describe()} is {manifest.repository}, not {name}",
                 remedy="Check CVMFS_UPSTREAM_STORAGE",
             )
         if manifest.certificate is None:
-            raise SignatureError(f"The manifest of {name} names no certificate")
+            raise SignatureError(f"The manifest of {name} names no certificate", remedy=RESTORE)
         certificate = Certificate(fetch_object(store, manifest.certificate))
-        manifest_module.verify(data, certificate)
+        manifest_module.verify(data, certificate, f"The manifest of {name}")
         whitelist = read_whitelist(store, name, master_keys)
         if not whitelist.lists(certificate):
             raise SignatureError(
@@ -178,7 +184,7 @@ class Repository:
             return History(self.name)
         history = History.parse(fetch_object(self.store, self.manifest.history))
         if history.repository != self.name:
-            raise CorruptObject(f"The tag database is that of {history.repository}, not of {self.name}")
+            raise CorruptObject(f"The tag database is that of {history.repository}, not of {self.name}", remedy=RESTORE)
         return history
 
     def put_history(self, history: History) -> ContentHash:
@@ -225,7 +231,10 @@ class Repository:
         """
         self.require_signer(key)
         if manifest.revision < self.manifest.revision:
-            raise UsageError(f"Revision {manifest.revision} is older than {self.manifest.revision}, the current one")
+            raise UsageError(
+                f"Revision {manifest.revision} is older than {self.manifest.revision}, the current one",
+                remedy="Give a larger number",
+            )
         self.repair_reflog()
         # Clients refuse a manifest that is older than the one they have, even if only a clock went backwards
         timestamp = max(int(clock()), self.manifest.timestamp)

@@ -59,7 +59,9 @@ class ServerConfig(Mapping[str, str]):
                     f"There is no {file}", remedy="Create the repository, or provide its configuration"
                 ) from None
             except OSError as error:
-                raise ConfigurationError(f"Cannot read {file}: {error.strerror}") from None
+                raise ConfigurationError(
+                    f"Cannot read {file}: {error.strerror}", remedy="Let the publisher's user read it"
+                ) from None
             values |= parse_assignments(text, str(file))
         return cls(values, " and ".join(map(str, files)))
 
@@ -94,7 +96,9 @@ class ServerConfig(Mapping[str, str]):
             return True
         if text in ("false", "no", "off", "0"):
             return False
-        raise ConfigurationError(f"{key}={text} in {self.origin} is neither true nor false")
+        raise ConfigurationError(
+            f"{key}={text} in {self.origin} is neither true nor false", remedy="Write true or false"
+        )
 
     def number(self, key: str, default: int) -> int:
         """Return a setting that is a number.
@@ -105,7 +109,7 @@ class ServerConfig(Mapping[str, str]):
         if not text:
             return default
         if not text.isascii() or not text.isdigit():
-            raise ConfigurationError(f"{key}={text} in {self.origin} is no number")
+            raise ConfigurationError(f"{key}={text} in {self.origin} is no number", remedy="Write digits only")
         return int(text)
 
     @property

@@ -26,6 +26,7 @@ from cryptography.x509.oid import NameOID
 
 from ..content import HashAlgorithm
 from ..errors import ConfigurationError, PublisherError, SignatureError
+from .document import RESTORE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -143,10 +144,10 @@ class Certificate:
         try:
             certificate = x509.load_pem_x509_certificate(pem)
         except ValueError:
-            raise SignatureError("There is no PEM certificate") from None
+            raise SignatureError("There is no PEM certificate", remedy=RESTORE) from None
         key = certificate.public_key()
         if not isinstance(key, rsa.RSAPublicKey):
-            raise SignatureError("The certificate has no RSA key")
+            raise SignatureError("The certificate has no RSA key", remedy="CernVM-FS signs with RSA only")
         self.pem = pem
         self.public_key = key
         self._der = certificate.public_bytes(serialization.Encoding.DER)
@@ -226,7 +227,9 @@ def write_key_file(file: Path, pem: bytes, *, secret: bool) -> None:
             f"{file} exists already", remedy="Move it away if it is not this repository's; keys are not overwritten"
         ) from None
     except OSError as error:
-        raise PublisherError(f"Cannot write {file}: {error.strerror}") from error
+        raise PublisherError(
+            f"Cannot write {file}: {error.strerror}", remedy="Make room, and let the user write there"
+        ) from error
 
 
 def _generate() -> rsa.RSAPrivateKey:
@@ -261,7 +264,9 @@ def _load_private_key(file: Path, what: str) -> rsa.RSAPrivateKey:
         ) from None
     except ValueError:
         kind = "a certificate" if b"BEGIN CERT" in pem else "a public key" if b"PUBLIC KEY" in pem else "something else"
-        raise ConfigurationError(f"The {what} {file} is no private key in PEM form but {kind}") from None
+        raise ConfigurationError(
+            f"The {what} {file} is no private key in PEM form but {kind}", remedy="Put the private key there"
+        ) from None
     if not isinstance(key, rsa.RSAPrivateKey):
         raise ConfigurationError(f"The {what} {file} is no RSA key", remedy="CernVM-FS signs with RSA only")
     return key

@@ -154,7 +154,10 @@ def verify(data: bytes, keys: Sequence[rsa.RSAPublicKey], repository: str) -> Wh
             remedy="Provide the public key of the master key that signed it, or resign it with that master key",
         )
     if whitelist.repository != repository:
-        raise SignatureError(f"The whitelist is for {whitelist.repository}, not for {repository}")
+        raise SignatureError(
+            f"The whitelist is for {whitelist.repository}, not for {repository}",
+            remedy=f"Resign it: cvmfs_server resign {repository}",
+        )
     return whitelist
 
 

@@ -98,7 +98,10 @@ class HttpStore:
         self._refuse(key)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        raise StorageError(f"The objects {self._url}/{prefix}… cannot be listed by plain HTTP")
+        raise StorageError(
+            f"The objects {self._url}/{prefix}… cannot be listed by plain HTTP",
+            remedy="Use the storage's own interface",
+        )
 
     def describe(self) -> str:
         return self._url

@@ -210,7 +210,7 @@ class LocalStore:
                 return AccessDenied(text, remedy="Run as the user who owns the repository's storage")
             case errno.ENOSPC | errno.EDQUOT:
                 return QuotaExceeded(text, remedy="Free space on that file system, then try again")
-        return StorageError(text)
+        return StorageError(text, remedy="See whether that file system is in order")
 
 
 def _device(path: Path) -> int:

@@ -75,7 +75,7 @@ def _anonymous(public: HttpStore, key: str, missing: str) -> bool:
             f"{public.describe()} answers 403 instead of 404 for missing objects, which clients take for a failure",
             remedy="Let the bucket's policy allow everybody s3:ListBucket, too",
         ) from error
-    raise StorageError(f"{public.describe()} serves objects that do not exist")
+    raise StorageError(f"{public.describe()} serves objects that do not exist", remedy="Check its URL")
 
 
 def _raises(error: type[StorageError], function: object, *arguments: object) -> bool:

@@ -116,7 +116,7 @@ class Requester:
                 else:
                     cancel.wait(delay)
             if cancel is not None and cancel.is_set():
-                raise StorageError(f"{method} {subject} was broken off")
+                raise StorageError(f"{method} {subject} was broken off", remedy="Run the command again")
             if delay is None:
                 raise self._unreachable(f"{method} {subject}", reason, backoff.elapsed)
 

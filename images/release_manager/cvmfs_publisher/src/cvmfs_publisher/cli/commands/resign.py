@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from ...operations.environment import Environment
 from ...operations.resign import resign_manifest, resign_whitelist
@@ -40,8 +41,14 @@ def run(options: argparse.Namespace) -> int:
             message = f"Signed revision {manifest.revision} of {name} again."
             document = {"repository": name, "revision": manifest.revision}
         else:
-            expires = resign_whitelist(environment, environment.resolve(name), days=days)
-            message = f"The whitelist of {name} is valid until {expires:%Y-%m-%d %H:%M:%S} UTC."
-            document = {"repository": name, "expires": expires.isoformat()}
+            whitelist = resign_whitelist(environment, environment.resolve(name), days=days)
+            message = f"The whitelist of {name} is valid until {whitelist.expires:%Y-%m-%d %H:%M:%S} UTC."
+            document = {"repository": name, "expires": whitelist.expires.isoformat()}
+            if len(whitelist.fingerprints) > 1:
+                print(
+                    f"Warning: it lists two certificates, as {name} is signed with the old one. "
+                    f"Sign it with the new one (cvmfs_server resign -p {name}), then the whitelist once more.",
+                    file=sys.stderr,
+                )
         output.print_json(document) if options.json else print(message)
     return 0
