@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The package is layered as docs/architecture.md says: a layer imports only those below it, and no modules import each
-other in a circle.
-"""
+"""Rules that all of the package keeps: layers as docs/architecture.md draws them, and errors that name a remedy."""
 
 from __future__ import annotations
 
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import cvmfs_publisher
 import pytest
+from cvmfs_publisher import errors
 
 PACKAGE = Path(cvmfs_publisher.__file__).parent
 ARCHITECTURE = Path(__file__).parents[4] / "docs" / "architecture.md"
@@ -98,3 +97,21 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     while free := {name for name, needs in remaining.items() if not needs & remaining.keys()}:
         remaining = {name: needs for name, needs in remaining.items() if name not in free}
     assert not remaining, "these modules, or some of them, import each other"
+
+
+INTERNAL = {"PreconditionFailed", "ObjectNotFound"}
+"""Errors that callers translate, so that no user sees them as they are."""
+
+
+@pytest.mark.parametrize("name", sorted({name for name in modules() if layer_of(name) not in ("catalog", "content")}))
+def test_errors_name_a_remedy(name: str) -> None:
+    """Content and catalogs are left out: what they complain about are mistakes of their callers, or is translated."""
+    kinds = {
+        kind.__name__
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.PublisherError)
+    }
+    calls = [node for node in ast.walk(ast.parse(modules()[name].read_text())) if isinstance(node, ast.Call)]
+    for call in calls:
+        if ast.unparse(call.func) in kinds - INTERNAL:
+            assert "remedy" in [keyword.arg for keyword in call.keywords], f"{name}:{call.lineno}"

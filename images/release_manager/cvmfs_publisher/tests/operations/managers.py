@@ -30,6 +30,9 @@ NAME = "test.example.org"
 PROGRAM = Path(sys.executable).with_name("cvmfs_server")
 """Not looked up on PATH, where CernVM-FS's own program has the same name."""
 
+CONFINED = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+"""Begins the command line of a process for which permissions of files mean what they say."""
+
 SMALL_CHUNKS = {
     "CVMFS_MIN_CHUNK_SIZE": "16384",
     "CVMFS_AVG_CHUNK_SIZE": "32768",
@@ -124,22 +127,19 @@ class ReleaseManager:
         return {**variables, **self.environ}
 
     def run(
-        self, *arguments: str | bytes | Path, stdin: bytes = b"", user: int | None = None, timeout: float = 120
+        self, *arguments: str | bytes | Path, stdin: bytes = b"", confined: bool = False, timeout: float = 120
     ) -> Outcome:
         """Run ``cvmfs_server`` with exactly these arguments.
 
-        :param user: number of the user to run it as
+        :param confined: without root's right to read and write everything
         """
         done = subprocess.run(
-            [PROGRAM, *arguments],
+            [*(CONFINED if confined else ()), PROGRAM, *arguments],
             input=stdin,
             capture_output=True,
             env=self.process_environment,
             check=False,
             timeout=timeout,
-            user=user,
-            group=user,
-            extra_groups=None if user is None else [],
         )
         stdout, stderr = (text.decode("utf-8", "surrogateescape") for text in (done.stdout, done.stderr))
         assert "Traceback" not in stderr, stderr
@@ -238,6 +238,7 @@ def refusal(outcome: Outcome, command: str, says: Sequence[str], code: int = 1) 
     message = lines[0]
     assert message.startswith(f"cvmfs_server {command}: "), message
     assert message.endswith("."), message
+    assert ". " in message, f"no remedy in {message!r}"
     for text in says:
         assert text in message, f"{text!r} is not in {message!r}"
     return message

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Keys, certificates, whitelists and manifests that are wrong or missing: one clear error, and nothing happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cvmfs_publisher.operations.mkfs import MkfsOptions, mkfs
+from cvmfs_publisher.repository import Certificate, Manifest, MasterKey, RepositoryKey, Whitelist
+from cvmfs_publisher.repository.manifest import MANIFEST_KEY
+from cvmfs_publisher.repository.whitelist import WHITELIST_KEY
+
+from operations.managers import NAME, ReleaseManager
+from operations.reading import published
+
+Damage = Callable[[ReleaseManager], None]
+
+
+def replace(manager: ReleaseManager, suffix: str, content: bytes) -> None:
+    file = manager.keys / f"{NAME}.{suffix}"
+    file.unlink()
+    file.write_bytes(content)
+
+
+def missing(suffix: str) -> Damage:
+    return lambda manager: (manager.keys / f"{NAME}.{suffix}").unlink()
+
+
+def garbage(suffix: str) -> Damage:
+    return lambda manager: replace(manager, suffix, b"-----BEGIN NONSENSE-----\n")
+
+
+def another_key_and_certificate(manager: ReleaseManager) -> None:
+    key = RepositoryKey.generate(NAME)
+    replace(manager, "key", key.private_pem())
+    replace(manager, "crt", key.certificate.pem)
+
+
+def another_key(manager: ReleaseManager) -> None:
+    replace(manager, "key", RepositoryKey.generate(NAME).private_pem())
+
+
+def encrypted_key(manager: ReleaseManager) -> None:
+    file = manager.keys / f"{NAME}.key"
+    key = serialization.load_pem_private_key(file.read_bytes(), None)
+    encryption = serialization.BestAvailableEncryption(b"secret")
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+    replace(manager, "key", pem)
+
+
+def public_key_in_place_of_the_key(manager: ReleaseManager) -> None:
+    replace(manager, "key", (manager.keys / f"{NAME}.pub").read_bytes())
+
+
+def another_public_key(manager: ReleaseManager) -> None:
+    replace(manager, "pub", MasterKey.generate().public_pem())
+
+
+def put_whitelist(manager: ReleaseManager, key: MasterKey, *, days: int = 30, name: str = NAME) -> None:
+    certificate = Certificate.load(manager.keys / f"{NAME}.crt")
+    with manager.store() as store:
+        store.put(WHITELIST_KEY, Whitelist.create(name, [certificate], days=days).signed(key))
+
+
+def master_key(manager: ReleaseManager) -> MasterKey:
+    return MasterKey.load(manager.keys / f"{NAME}.masterkey")
+
+
+def no_whitelist(manager: ReleaseManager) -> None:
+    with manager.store() as store:
+        store.delete(WHITELIST_KEY)
+
+
+def damaged(key: str, old: bytes, new: bytes) -> Damage:
+    def damage(manager: ReleaseManager) -> None:
+        with manager.store() as store:
+            content = store.get(key)
+            assert old in content
+            store.put(key, content.replace(old, new))
+
+    return damage
+
+
+def manifest_of_another_key(manager: ReleaseManager) -> None:
+    with manager.store() as store:
+        manifest = Manifest.parse(store.get(MANIFEST_KEY))
+        store.put(MANIFEST_KEY, manifest.signed(RepositoryKey.generate(NAME)))
+
+
+PUBLISHING: list[tuple[str, Damage, list[str]]] = [
+    ("no key", missing("key"), ["There is no repository key ", f"{NAME}.key", "Provide the file"]),
+    ("no certificate", missing("crt"), [f"{NAME}.crt", "Provide the file"]),
+    ("garbage for a key", garbage("key"), [f"{NAME}.key"]),
+    ("garbage for a certificate", garbage("crt"), [f"{NAME}.crt", "Put the repository's PEM certificate there"]),
+    ("encrypted key", encrypted_key, [f"{NAME}.key", "Remove that with 'openssl rsa'"]),
+    ("public key for a key", public_key_in_place_of_the_key, [f"{NAME}.key"]),
+    ("key of another certificate", another_key, [f"{NAME}.key", f"{NAME}.crt", "that were made together"]),
+    ("key that is not listed", another_key_and_certificate, ["is not in the whitelist", "cvmfs_server resign"]),
+]
+
+READING: list[tuple[str, Damage, list[str]]] = [
+    ("no public key", missing("pub"), [f"{NAME}.pub"]),
+    ("garbage for a public key", garbage("pub"), [f"{NAME}.pub", "Put the public half of the master key there"]),
+    ("another master's public key", another_public_key, ["whitelist", NAME]),
+    ("whitelist by another master", lambda m: put_whitelist(m, MasterKey.generate()), ["whitelist", NAME]),
+    ("another repository's whitelist", lambda m: put_whitelist(m, master_key(m), name="x.org"), ["x.org", "Resign it"]),
+    ("no whitelist", no_whitelist, [f"{NAME} has no whitelist", "cvmfs_server resign"]),
+    ("forged whitelist", damaged(WHITELIST_KEY, b"\nE2", b"\nE3"), ["whitelist"]),
+    ("empty whitelist", lambda m: _put(m, WHITELIST_KEY, b""), ["whitelist"]),
+    ("forged manifest", damaged(MANIFEST_KEY, b"\nS1\n", b"\nS9\n"), ["manifest", NAME]),
+    ("manifest by another key", manifest_of_another_key, ["manifest", NAME]),
+    ("manifest of another repository", damaged(MANIFEST_KEY, b"\nNtest.", b"\nNbest."), ["best.example.org, not"]),
+    ("empty manifest", lambda m: _put(m, MANIFEST_KEY, b""), ["manifest"]),
+    ("garbage for a manifest", lambda m: _put(m, MANIFEST_KEY, b"\xff\n--\n\xfe"), ["manifest"]),
+]  # fmt: skip
+
+
+def _put(manager: ReleaseManager, key: str, content: bytes) -> None:
+    with manager.store() as store:
+        store.put(key, content)
+
+
+@pytest.mark.parametrize(("damage", "says"), [case[1:] for case in PUBLISHING], ids=[case[0] for case in PUBLISHING])
+def test_publishing(local: ReleaseManager, damage: Damage, says: list[str]) -> None:
+    """Publishing is refused; looking needs no keys of the repository's, and neither does a dry run."""
+    damage(local)
+    local.refuses("ingest", "-d", "new_repository", says=says)
+    local.refuses("tag", "-a", "mine", says=says)
+    local.server("ingest", "--dry-run", "-d", "new_repository").succeeded()
+    local.server("transaction").succeeded()
+    local.refuses("publish", "-a", "empty", says=says)
+    local.server("abort", "-f").succeeded()
+
+
+@pytest.mark.parametrize(("damage", "says"), [case[1:] for case in READING], ids=[case[0] for case in READING])
+def test_reading(local: ReleaseManager, damage: Damage, says: list[str]) -> None:
+    """Whoever does not trust what is there does nothing with it."""
+    damage(local)
+    for command in (["ingest", "-d", "new_repository"], ["info"], ["transaction"]):
+        local.refuses(*command, says=says)
+
+
+def test_unreadable_key(local: ReleaseManager) -> None:
+    (local.keys / f"{NAME}.key").chmod(0)
+    says = ["Cannot read the repository key ", "Permission denied", "Let the publisher's user read it"]
+    local.refuses("ingest", "-d", "new_repository", says=says, confined=True)
+
+
+def test_expired_whitelist(manager: ReleaseManager) -> None:
+    """It expires in the middle of a transaction, is signed again, and the transaction goes on."""
+    manager.server("transaction").succeeded()
+    put_whitelist(manager, master_key(manager), days=-1)
+    manager.refuses("publish", "-a", "late", says=[f"whitelist of {NAME}", "expired", "cvmfs_server resign"])
+    manager.another("other").refuses("transaction", code=22, says=["cvmfs_server resign"])
+    manager.server("resign").succeeded()
+    assert manager.server("publish", "--json", "-a", "late").succeeded().document["revision"] == 2
+    put_whitelist(manager, master_key(manager), days=-1)
+    manager.refuses("ingest", "-d", "new_repository", says=["expired", "cvmfs_server resign"])
+    manager.refuses("tag", "-a", "mine", says=["expired", "cvmfs_server resign"])
+
+
+def test_resigning(local: ReleaseManager) -> None:
+    file = local.keys / f"{NAME}.masterkey"
+    own = file.read_bytes()
+    file.unlink()
+    local.refuses("resign", says=[f"There is no master key {file}", "Provide the file"])
+    file.write_bytes(MasterKey.generate().private_pem())
+    local.refuses("resign", says=["was not signed by the master key that is here", "the repository's own master key"])
+    file.write_bytes(own)
+    another_key_and_certificate(local)
+    local.refuses("ingest", "-d", "new_repository", says=["cvmfs_server resign"])
+
+
+def test_key_roll_over(manager: ReleaseManager) -> None:
+    """At each step clients can read the repository."""
+    old = manager.another("old")
+    another_key_and_certificate(manager)
+    assert "it lists two certificates" in manager.server("resign").succeeded().stderr
+    assert published(manager).revision == 1
+    old.server("ingest", "-a", "v2", "-d", "a").succeeded()
+    assert published(manager).revision == 2
+    manager.server("resign", "-p").succeeded()
+    assert published(manager).revision == 2
+    outcome = manager.server("resign").succeeded()
+    assert outcome.stderr == ""
+    assert published(manager).revision == 2
+    old.refuses("ingest", "-d", "new_repository", says=["is not in the whitelist"])
+    manager.server("ingest", "-d", "new_repository").succeeded()
+    manager.check()
+
+
+@pytest.mark.parametrize("suffix", ["key", "crt", "pub", "masterkey"])
+def test_mkfs_with_some_of_the_keys(local: ReleaseManager, suffix: str) -> None:
+    """It makes no others in their place."""
+    storage = local.base / "fresh"
+    local.configure(CVMFS_UPSTREAM_STORAGE=f"local,{storage}/data/txn,{storage}")
+    (local.keys / f"{NAME}.{suffix}").unlink()
+    before = local.files()
+    outcome = local.server("mkfs")
+    if suffix == "pub":  # the other half of the master key, which mkfs does not need
+        outcome.succeeded()
+        return
+    assert outcome.code == 1
+    assert f"{NAME}.{suffix}" in outcome.stderr
+    assert local.files() == before
+    assert not storage.exists()
+
+
+def test_messages_have_no_secrets(local: ReleaseManager) -> None:
+    another_key(local)
+    outcome = local.server("ingest", "-d", "new_repository")
+    secret = (local.keys / f"{NAME}.key").read_text().splitlines()[1]
+    assert secret not in outcome.stderr
+
+
+def test_second_mkfs(manager: ReleaseManager) -> None:
+    """A repository that is there is not touched, whatever keys and configuration come."""
+    says = ["There is a repository in ", " already", f"{NAME} needs a place of its own"]
+    manager.refuses("mkfs", says=says)
+    other = manager.another("other")
+    for file in other.keys.iterdir():
+        file.unlink()
+    other.refuses("mkfs", says=says)
+    with pytest.raises(Exception, match="already"):
+        mkfs(manager.environment, NAME, MkfsOptions())
