@@ -18,9 +18,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from wire import Proxy
+
 from cvmfs_publisher.storage import HttpStore, LocalStore, ObjectStore, S3Config, S3Store
 from cvmfs_publisher.storage.retry import RetryPolicy
-from wire import Proxy
 
 _VARIABLES = ("CVMFS_TEST_S3_ENDPOINT", "CVMFS_TEST_S3_ACCESS_KEY", "CVMFS_TEST_S3_SECRET_KEY")
 

@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import cvmfs_publisher
 import pytest
+
+import cvmfs_publisher
 from cvmfs_publisher import errors
 
 PACKAGE = Path(cvmfs_publisher.__file__).parent

@@ -11,6 +11,7 @@ import threading
 import time
 
 import pytest
+
 from cvmfs_publisher.progress import Progress, format_bytes, format_seconds
 
 pytestmark = pytest.mark.usefixtures("no_thread_leaks")

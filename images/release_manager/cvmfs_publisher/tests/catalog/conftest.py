@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from cvmfs_publisher.catalog import CatalogTree, CommitResult, DirectoryEntry, WritableCatalogTree
 from cvmfs_publisher.content import Chunk, ContentHash, HashAlgorithm, HashSuffix, put_object
 from cvmfs_publisher.storage import LocalStore

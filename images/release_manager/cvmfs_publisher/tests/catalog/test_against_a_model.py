@@ -12,11 +12,12 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from cvmfs_publisher import paths
-from cvmfs_publisher.catalog import MARKER, DirectoryEntry, WritableCatalogTree
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from cvmfs_publisher import paths
+from cvmfs_publisher.catalog import MARKER, DirectoryEntry, WritableCatalogTree
 
 from .conftest import Workshop, chunked, directory, regular, symlink
 

@@ -6,12 +6,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from cvmfs_publisher.catalog import DirectoryEntry
 from cvmfs_publisher.catalog.entry import algorithm_of, compression_of, pack_xattrs, unpack_xattrs
 from cvmfs_publisher.content import Compression, ContentHash, HashAlgorithm
 from cvmfs_publisher.errors import CorruptObject, SourceError
-from hypothesis import given
-from hypothesis import strategies as st
 
 from .conftest import chunked, content_hash, directory, regular, symlink
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from cvmfs_publisher.catalog import Catalog, CatalogTree, WritableCatalogTree
 from cvmfs_publisher.catalog.catalog import WritableCatalog
 from cvmfs_publisher.catalog.schema import SCHEMA_REVISION

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from catalog.judge import Judgement, Row, judge, read_object
+
 from cvmfs_publisher.catalog import DirectoryEntry, WritableCatalogTree
 from cvmfs_publisher.changes.change_set import Change, ChangeSet, Content, Deletion, Mode, Owner
 from cvmfs_publisher.content import Chunking, ContentHash, ContentPipeline, HashSuffix, put_object

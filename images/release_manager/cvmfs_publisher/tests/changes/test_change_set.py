@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 import pytest
+
 from cvmfs_publisher.changes.change_set import ChangeSet, Content, Deletion, Mode, Owner, find_owner
 from cvmfs_publisher.errors import UsageError
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+
 from cvmfs_publisher.changes.dirtab import Dirtab
 from cvmfs_publisher.errors import SourceError
 

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cvmfs_publisher.changes.tar_format import Member, TarReader
-from cvmfs_publisher.errors import UnsafeArchive
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from cvmfs_publisher.changes.tar_format import Member, TarReader
+from cvmfs_publisher.errors import UnsafeArchive
 
 
 def read(data: bytes) -> list[tuple[Member, bytes]]:

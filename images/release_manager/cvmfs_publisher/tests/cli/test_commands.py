@@ -11,17 +11,19 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cvmfs_publisher.repository import Certificate, MasterKey, ServerConfig, Whitelist
-from cvmfs_publisher.repository.whitelist import WHITELIST_KEY
 from hypothesis import given, settings
 from operations.conftest import from_template
 from operations.managers import NAME, Outcome, ReleaseManager, changes_file, make, refusal
 from operations.test_trees import SETTINGS
 from operations.trees import Node, trees, write
+
+from cvmfs_publisher.repository import Certificate, MasterKey, ServerConfig, Whitelist
+from cvmfs_publisher.repository.whitelist import WHITELIST_KEY
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  (a file system of its own)
 
@@ -260,6 +262,20 @@ def test_tags(local: ReleaseManager, source: Path) -> None:
     assert table[-1] == f"listing contains {len(by_name)} tags"
     shown = local.server("tag", "-i", "v1").succeeded().stdout
     assert f"Root Hash:    {manifest.root_hash.hex}\n" in shown
+
+
+def test_tags_have_the_time_of_what_they_name(local: ReleaseManager, source: Path) -> None:
+    """Clients that want the state at a date look for it there."""
+    first = local.server("tag", "--json", "-i", "trunk").succeeded().document
+    time.sleep(1.1)
+    local.server("ingest", "--directory", source, "-b", "sw", "-a", "second").succeeded()
+    second = local.server("tag", "--json", "-i", "second").succeeded().document
+    assert first["timestamp"] < second["timestamp"]
+    time.sleep(1.1)
+    for arguments, expected in (([], second), (["-h", first["root_hash"]], first)):
+        tag = local.server("tag", "--json", "-a", "later", *arguments).succeeded().document
+        for key in ("root_hash", "size", "revision", "timestamp"):
+            assert tag[key] == expected[key], key
 
 
 def test_verbose(local: ReleaseManager, source: Path) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+from operations.managers import NAME, Outcome, ReleaseManager, refusal
+
 from cvmfs_publisher.cli import main
 from cvmfs_publisher.cli.commands import COMMANDS
-from operations.managers import NAME, Outcome, ReleaseManager, refusal
 
 Run: TypeAlias = Callable[[str], Outcome]
 

@@ -7,11 +7,12 @@ import io
 import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from cvmfs_publisher.content import Chunking
 from cvmfs_publisher.content.chunker import STEP, cut
 from cvmfs_publisher.errors import ConfigurationError
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def reference(data: bytes, chunking: Chunking) -> list[int]:

@@ -7,10 +7,11 @@ import hashlib
 import string
 
 import pytest
-from cvmfs_publisher.content import ContentHash, HashAlgorithm, HashSuffix
-from cvmfs_publisher.errors import ConfigurationError, CorruptObject
 from hypothesis import given
 from hypothesis import strategies as st
+
+from cvmfs_publisher.content import ContentHash, HashAlgorithm, HashSuffix
+from cvmfs_publisher.errors import ConfigurationError, CorruptObject
 
 HASHES = st.builds(
     ContentHash,

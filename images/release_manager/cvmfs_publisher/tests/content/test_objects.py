@@ -7,11 +7,12 @@ import hashlib
 import zlib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from cvmfs_publisher.content import Compression, ContentHash, HashAlgorithm, HashSuffix, fetch_object, put_object
 from cvmfs_publisher.errors import ConfigurationError, CorruptObject, ObjectNotFound
 from cvmfs_publisher.storage import ObjectStore
-from hypothesis import given
-from hypothesis import strategies as st
 
 CONTENT = st.one_of(st.binary(max_size=2000), st.builds(lambda part, n: part * n, st.binary(), st.integers(0, 500)))
 

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from wire import Fate, Proxy, answer, stopwatch
+
 from cvmfs_publisher.content import (
     BytesSource,
     Chunking,
@@ -29,7 +31,6 @@ from cvmfs_publisher.progress import Progress
 from cvmfs_publisher.storage import LocalStore, ObjectStore, S3Store
 from cvmfs_publisher.storage.faults import Fault, FaultyStore
 from cvmfs_publisher.storage.retry import RetryPolicy
-from wire import Fate, Proxy, answer, stopwatch
 
 pytestmark = pytest.mark.usefixtures("no_thread_leaks")
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from cvmfs_publisher.operations.mkfs import MkfsOptions, mkfs
 from cvmfs_publisher.storage import S3Config
-
 from operations.managers import NAME, ReleaseManager, local_settings, make, s3_settings
 
 

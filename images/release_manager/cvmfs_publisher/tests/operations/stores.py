@@ -10,7 +10,6 @@ from cvmfs_publisher.repository import ServerConfig
 from cvmfs_publisher.storage import ObjectStore, Version
 from cvmfs_publisher.storage.faults import Fault, FaultyStore
 from cvmfs_publisher.storage.store import Bytes
-
 from operations.managers import ReleaseManager
 
 

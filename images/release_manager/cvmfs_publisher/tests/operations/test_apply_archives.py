@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import zstandard
 from changes.repository import OWNER, TIMESTAMP, Repository, Seen, delete, make, merge, mirror, on_disk
+
 from cvmfs_publisher.changes.change_set import Owner
 from cvmfs_publisher.errors import SourceChanged, SourceError, UnreadableSource, UnsafeArchive, UsageError
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from changes.repository import OWNER, TIMESTAMP, Repository, Seen, delete, make, merge, mirror, on_disk, set_times
+
 from cvmfs_publisher.catalog import DirectoryEntry
 from cvmfs_publisher.changes.change_set import ChangeSet, Owner
 from cvmfs_publisher.changes.directory import DirectorySource

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 from changes.repository import Repository, Seen, merge, mirror, on_disk
-from cvmfs_publisher.errors import SourceError
-from cvmfs_publisher.operations.apply import ChangeReport
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from cvmfs_publisher.errors import SourceError
+from cvmfs_publisher.operations.apply import ChangeReport
 
 SETTINGS = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 LARGE = b"".join(hashlib.sha256(bytes([number % 251])).digest() for number in range(8_000))

@@ -20,7 +20,6 @@ from cvmfs_publisher.repository.lease import LEASE_KEY
 from cvmfs_publisher.storage import ObjectStore, Version
 from cvmfs_publisher.storage.faults import FaultyStore
 from cvmfs_publisher.storage.store import Bytes
-
 from operations.managers import NAME, ReleaseManager, make, merge
 from operations.reading import published
 

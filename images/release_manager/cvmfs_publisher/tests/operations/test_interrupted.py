@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from cvmfs_publisher.changes.change_set import ChangeSet
 from cvmfs_publisher.errors import RepositoryExists
 from cvmfs_publisher.operations.check import check
@@ -22,7 +23,6 @@ from cvmfs_publisher.repository.lease import CLOCK_MARGIN
 from cvmfs_publisher.repository.manifest import MANIFEST_KEY
 from cvmfs_publisher.repository.reflog import REFLOG_KEY
 from cvmfs_publisher.storage.faults import EXIT_CODE, Fault
-
 from operations.conftest import from_template
 from operations.managers import NAME, ReleaseManager, local_settings, make, mirror
 from operations.reading import Tree, below, on_disk, published

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from cvmfs_publisher.changes.change_set import Change, ChangeSet, Deletion
 from cvmfs_publisher.errors import (
     ConcurrentPublish,
@@ -27,7 +28,6 @@ from cvmfs_publisher.operations.resign import resign_manifest, resign_whitelist
 from cvmfs_publisher.operations.transaction import Session, abort, find_session, open_transaction
 from cvmfs_publisher.repository.lease import CLOCK_MARGIN, LEASE_KEY
 from cvmfs_publisher.storage.faults import Fault
-
 from operations.managers import NAME, ReleaseManager, mirror
 from operations.reading import below, on_disk, published
 from operations.stores import FaultyEnvironment, MeanwhileEnvironment

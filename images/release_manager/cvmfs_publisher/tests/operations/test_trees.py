@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from cvmfs_publisher.changes.change_set import ChangeSet
 from cvmfs_publisher.errors import SourceError, UsageError
 from cvmfs_publisher.operations.mkfs import MkfsOptions, mkfs
 from cvmfs_publisher.operations.publish import PublishOptions, PublishResult, ingest, preview
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
 from operations.conftest import from_template
 from operations.managers import ReleaseManager
 from operations.reading import published

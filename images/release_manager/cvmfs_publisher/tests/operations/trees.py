@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cvmfs_publisher.changes.change_set import Change, Content, Deletion, Mode
 from hypothesis import strategies as st
 
+from cvmfs_publisher.changes.change_set import Change, Content, Deletion, Mode
 from operations.reading import Seen, Tree, on_disk
 
 MARKER = b".cvmfscatalog"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+
 from cvmfs_publisher.catalog import CommitResult, DirectoryEntry, WritableCatalogTree
 from cvmfs_publisher.content import HashSuffix, put_object
 from cvmfs_publisher.repository import (

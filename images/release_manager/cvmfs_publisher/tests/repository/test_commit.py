@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from cvmfs_publisher.catalog import CatalogTree
 from cvmfs_publisher.content import ContentHash
 from cvmfs_publisher.errors import (

@@ -6,12 +6,13 @@ from __future__ import annotations
 import sqlite3
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from cvmfs_publisher.content import ContentHash, HashSuffix
 from cvmfs_publisher.errors import CorruptObject, RepositoryError, UsageError
 from cvmfs_publisher.repository import History, Manifest, Reflog, Tag
 from cvmfs_publisher.repository.reflog import ReferenceType
-from hypothesis import given
-from hypothesis import strategies as st
 
 from .conftest import NAME
 

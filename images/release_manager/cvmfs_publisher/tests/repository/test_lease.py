@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from cvmfs_publisher.errors import CorruptObject, EndpointUnreachable, LeaseHeld, NotInTransaction
 from cvmfs_publisher.repository import Lease
 from cvmfs_publisher.repository.lease import (

@@ -8,12 +8,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from cvmfs_publisher.content import Compression, HashAlgorithm
 from cvmfs_publisher.errors import ConfigurationError, CorruptObject, UsageError
 from cvmfs_publisher.repository import ServerConfig, metainfo
 from cvmfs_publisher.repository.settings import check_repository_name, is_valid_repository_name, parse_assignments
-from hypothesis import given
-from hypothesis import strategies as st
 
 SERVER_CONF = """\
 # Created by cvmfs_server.

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from cvmfs_publisher.content import ContentHash, HashAlgorithm, HashSuffix
 from cvmfs_publisher.errors import (
     ConfigurationError,

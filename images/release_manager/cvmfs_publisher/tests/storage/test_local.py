@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from cvmfs_publisher.errors import AccessDenied, ConfigurationError, PreconditionFailed, QuotaExceeded
 from cvmfs_publisher.storage import LocalStore, open_store
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 from conftest import delete_bucket, s3_client
+from wire import DROP, LOSE, LOSE_AND_SAY_503, PASS, UNAVAILABLE, Fate, Proxy, Request, answer, stopwatch
+
 from cvmfs_publisher.errors import (
     AccessDenied,
     EndpointUnreachable,
@@ -25,7 +27,6 @@ from cvmfs_publisher.errors import (
 )
 from cvmfs_publisher.storage import Cancellation, HttpStore, S3Config, S3Store, Version, preflight
 from cvmfs_publisher.storage.retry import RetryPolicy
-from wire import DROP, LOSE, LOSE_AND_SAY_503, PASS, UNAVAILABLE, Fate, Proxy, Request, answer, stopwatch
 
 pytestmark = pytest.mark.usefixtures("no_thread_leaks")
 MakeS3 = Callable[..., S3Store]

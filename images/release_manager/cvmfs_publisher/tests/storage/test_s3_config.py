@@ -9,11 +9,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from cvmfs_publisher.errors import ConfigurationError
 from cvmfs_publisher.storage import LocalStore, S3Config, S3Store, open_store
 from cvmfs_publisher.storage.retry import RetryPolicy
-from hypothesis import given
-from hypothesis import strategies as st
 
 MINIMAL = """
 CVMFS_S3_HOST=rgw.example.org

@@ -7,6 +7,7 @@ import hashlib
 from datetime import UTC, datetime
 
 import pytest
+
 from cvmfs_publisher.storage.sigv4 import EMPTY_SHA256, Signer, uri_encode
 
 _NOW = datetime(2013, 5, 24, tzinfo=UTC)

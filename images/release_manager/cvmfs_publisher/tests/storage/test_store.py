@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+
 from cvmfs_publisher.errors import ObjectNotFound, PreconditionFailed
 from cvmfs_publisher.storage import ObjectStore, Version, preflight
 
