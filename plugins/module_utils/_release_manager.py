@@ -53,6 +53,10 @@ READER_ARGUMENT_SPEC = {
 }
 
 
+class NotConfigured(PublishingError):
+    """The role has not run on this host for that repository."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ReleaseManager:
     """The release manager of the repository `fqrn`. `config_dir` is the directory of the one repository."""
@@ -89,7 +93,7 @@ class ReleaseManager:
             )
             return cls(fqrn, directory, facts["stratum0_url"], engine(facts["engine"]), container, progress_path)
         except FileNotFoundError:
-            raise PublishingError(
+            raise NotConfigured(
                 f"{path} does not exist",
                 remedy=f"Run role cvmfs.publishing.release_manager on this host, with {fqrn} in cvmfs_repositories.",
             ) from None

@@ -60,7 +60,7 @@ created:
   type: bool
 url:
   description: Where everybody can read the repository.
-  returned: success
+  returned: success, unless check mode predicts that the host is to be prepared first
   type: str
   sample: https://s3.example.org/software/software.example.org
 revision:
@@ -94,6 +94,7 @@ from ansible_collections.cvmfs.publishing.plugins.module_utils._release_manager 
     ARGUMENT_SPEC,
     KEYS_DIR,
     S3_DIR,
+    NotConfigured,
     ReleaseManager,
 )
 
@@ -106,7 +107,13 @@ class RepositoryModule(PublishingModule):
     )
 
     def execute(self):
-        self.release_manager = ReleaseManager.of_params(self.params)
+        try:
+            self.release_manager = ReleaseManager.of_params(self.params)
+        except NotConfigured:
+            if not self.check_mode:
+                raise
+            self._predict_all()
+            return
         self.result["url"] = self.release_manager.stratum0_url
         exists = self._look()
         self.result["created"] = not exists
@@ -114,6 +121,15 @@ class RepositoryModule(PublishingModule):
         self.after = {"state": "present"}
         if not exists:
             self._create()
+
+    def _predict_all(self):
+        """Predict a new repository.
+
+        The role was to prepare this host for it, which it did not in check mode, so there is nothing to look at yet.
+        """
+        self.result["created"] = self.changed = True
+        self.before = {"state": "absent"}
+        self.after = {"state": "present"}
 
     def _look(self):
         """Return whether the repository exists, and put what it says into the result.

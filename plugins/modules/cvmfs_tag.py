@@ -103,24 +103,25 @@ class Tag(PublishingModule):
     def execute(self):
         self.release_manager = ReleaseManager.of_params(self.params)
         self.name = self.params["name"]
-        current = self._find()
+        published = self.release_manager.published()
+        current = _find(published, self.name)
         self.before = {"tag": current}
         if self.params["state"] == "present":
-            self._ensure_present(current)
+            self._ensure_present(current, published.manifest())
         else:
             self.after = {"tag": None}
             if current is not None:
                 self.result["tag"] = current
                 self._remove()
 
-    def _ensure_present(self, current):
+    def _ensure_present(self, current, newest):
         wanted = self.params["root_hash"]
         if current is None:
             self._create()
-            current = self._find() or {
+            current = _find(self.release_manager.published(), self.name) or {
                 "name": self.name,
-                "root_hash": wanted,
-                "description": self.params["description"],
+                "root_hash": wanted or newest.root_hash,
+                "description": self.params["description"] or "",
             }
         elif wanted is not None and current["root_hash"] != wanted:
             raise PublishingError(
@@ -129,10 +130,6 @@ class Tag(PublishingModule):
             )
         self.result["tag"] = current
         self.after = {"tag": current}
-
-    def _find(self):
-        tags = self.release_manager.published().tags()
-        return next((tag for tag in tags if tag["name"] == self.name), None)
 
     @trigger_change
     @skip_if_check_mode
@@ -144,6 +141,10 @@ class Tag(PublishingModule):
     @skip_if_check_mode
     def _remove(self):
         self.release_manager.server_once().remove_tag(name=self.name)
+
+
+def _find(published, name):
+    return next((tag for tag in published.tags() if tag["name"] == name), None)
 
 
 def main():
