@@ -128,7 +128,7 @@ class Keys(PublishingModule):
             self._create(paths, missing)
         self.after = {"files": sorted(os.path.basename(paths[suffix]) for suffix in {*present, *missing})}
         if not missing:
-            KeySet.read(paths).check(fqrn=self.fqrn)
+            self._check(paths)
 
     def _missing(self, present):
         """Return the files to generate, or refuse where a new one would not fit to what clients and whitelists know."""
@@ -143,6 +143,10 @@ class Keys(PublishingModule):
             f"The keys of {self.fqrn} in {self.params['directory']} are incomplete: there is no {lost}",
             remedy="Restore them from the backup. If the repository does not exist yet, remove the others instead.",
         )
+
+    @action("use the keys in {0.params[directory]}")
+    def _check(self, paths):
+        KeySet.read(paths).check(fqrn=self.fqrn)
 
     @trigger_change
     @skip_if_check_mode

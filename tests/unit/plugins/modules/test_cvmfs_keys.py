@@ -127,3 +127,12 @@ def test_what_is_no_key(run: Run, directory: pathlib.Path) -> None:
     result = run()
     assert result["failed"]
     assert "The repository key cannot be read" in result["msg"]
+
+
+def test_what_cannot_be_read(run: Run, directory: pathlib.Path) -> None:
+    run()
+    (directory / f"{NAME}.key").unlink()
+    (directory / f"{NAME}.key").mkdir()
+    result = run()
+    assert result["failed"]
+    assert f"Cannot use the keys in {directory}: Is a directory" in result["msg"]
