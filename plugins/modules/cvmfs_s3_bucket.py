@@ -189,10 +189,10 @@ def _normal(policy):
     if policy is None:
         return None
     statements = [
-        (item.get("Effect"), _list(item.get("Principal")), _list(item.get("Action")), _list(item.get("Resource")))
+        {**item, **{name: _list(item.get(name)) for name in ("Principal", "Action", "Resource")}, "Sid": None}
         for item in policy.get("Statement", [])
     ]
-    return sorted(statements, key=repr)
+    return sorted(statements, key=lambda item: repr(sorted(item.items())))
 
 
 def _list(value):
