@@ -180,7 +180,7 @@ seconds:
   type: float
 """
 
-from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError
+from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import CommandError, PublishingError
 from ansible_collections.cvmfs.publishing.plugins.module_utils._module import PublishingModule
 from ansible_collections.cvmfs.publishing.plugins.module_utils._release_manager import (
     ARGUMENT_SPEC,
@@ -280,7 +280,10 @@ class Publish(PublishingModule):
             tag_description=self.params["tag_description"] if wants_tag else None,
             checksum=self.params["checksum"],
         )
-        self.release_manager.remove_container()
+        try:
+            self.release_manager.remove_container()
+        except CommandError as error:  # what is published is published
+            self.module.warn(str(error))
         return report
 
     def _preview(self, server):
