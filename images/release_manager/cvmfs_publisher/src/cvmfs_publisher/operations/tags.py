@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -42,20 +41,11 @@ def add(environment: Environment, name: str, tag: str, *, description: str = "",
     """
 
     def edit(repository: Repository, history: History) -> None:
-        manifest = repository.manifest
-        snapshot = Tag(
-            name=tag,
-            root_hash=manifest.root_hash,
-            size=manifest.catalog_size,
-            revision=manifest.revision,
-            timestamp=int(time.time()),
-            description=description,
-        )
+        content_hash = repository.manifest.root_hash
         if root_hash is not None:
             content_hash = ContentHash.parse(root_hash).with_suffix(HashSuffix.CATALOG)
-            with environment.scratch(environment.settings(name)) as scratch:
-                snapshot = _at(repository, snapshot, content_hash, scratch)
-        history.move(snapshot)
+        with environment.scratch(environment.settings(name)) as scratch:
+            history.move(_snapshot(repository, tag, description, content_hash, scratch))
 
     return _edit(environment, name, edit).get(tag)
 
@@ -90,12 +80,23 @@ def _edit(environment: Environment, name: str, edit: Callable[[Repository, Histo
         return history
 
 
-def _at(repository: Repository, tag: Tag, root_hash: ContentHash, scratch: Path) -> Tag:
-    """Return the tag moved to another root catalog, which must exist."""
+def _snapshot(repository: Repository, name: str, description: str, root_hash: ContentHash, scratch: Path) -> Tag:
+    """Return a tag for a root catalog, which must exist.
+
+    Its time is that of the catalog, whenever the tag is made: clients look for the state at a date
+    (``CVMFS_REPOSITORY_DATE``) by the times of tags.
+    """
     try:
         with CatalogTree(repository.store, root_hash, scratch) as tree:
             catalog = tree.catalog(ROOT)
-            return replace(tag, root_hash=root_hash, size=catalog.file.stat().st_size, revision=catalog.revision)
+            return Tag(
+                name=name,
+                root_hash=root_hash,
+                size=catalog.file.stat().st_size,
+                revision=catalog.revision,
+                timestamp=catalog.last_modified,
+                description=description,
+            )
     except ObjectNotFound:
         raise RepositoryError(
             f"{repository.name} has no root catalog {root_hash.hex}",
