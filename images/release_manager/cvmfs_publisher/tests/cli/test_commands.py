@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pty
@@ -365,6 +366,14 @@ def test_transaction_waits(local: ReleaseManager) -> None:
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 0, stderr
     assert b"Opened transaction" in stdout
+
+
+def test_transaction_waits_as_long_as_it_was_told(local: ReleaseManager) -> None:
+    other = local.another("other")
+    other.server("transaction").succeeded()
+    started = time.monotonic()
+    local.refuses("transaction", "-t", "2", says=["has a transaction open"], code=errno.EBUSY)
+    assert time.monotonic() - started > 2
 
 
 def test_questions(local: ReleaseManager) -> None:

@@ -13,6 +13,7 @@ import dataclasses
 import datetime
 import getpass
 import json
+import math
 import os
 import socket
 import sys
@@ -269,7 +270,7 @@ def _begin_with_newest(environment: Environment, settings: ServerConfig, session
 
 
 def _acquire(store: ObjectStore, session: Session, retry_timeout: int | None) -> Lease:
-    deadline = None if retry_timeout == 0 else time.monotonic() + (retry_timeout or 0)
+    deadline = math.inf if retry_timeout == 0 else time.monotonic() + (retry_timeout or 0)
     while True:
         try:
             return Lease.acquire(
@@ -282,9 +283,10 @@ def _acquire(store: ObjectStore, session: Session, retry_timeout: int | None) ->
                 path=session.path,
             )
         except LeaseHeld:
-            if deadline is not None and time.monotonic() + _RETRY_EVERY > deadline:
+            left = deadline - time.monotonic()
+            if left <= 0:
                 raise
-        time.sleep(_RETRY_EVERY)
+        time.sleep(min(_RETRY_EVERY, left))
 
 
 def _require_directory(environment: Environment, settings: ServerConfig, repository: Repository, path: bytes) -> None:
