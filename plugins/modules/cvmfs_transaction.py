@@ -145,10 +145,11 @@ class Transaction(PublishingModule):
             self._abort(current)
         elif current is not None:
             self.after = self.before  # somebody else's
-        elif self.params["force"] and self.release_manager.published().lease() is not None:
-            self._break_lease()
-        elif self.release_manager.has_container():
-            self._remove_container()
+        else:
+            if self.params["force"] and self.release_manager.published().lease() is not None:
+                self._break_lease()
+            if self.release_manager.has_container():
+                self._remove_container()
 
     @trigger_change
     @skip_if_check_mode
