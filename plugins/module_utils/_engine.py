@@ -20,7 +20,7 @@ import re
 import typing as t
 
 from ansible_collections.cvmfs.publishing.plugins.module_utils import _command
-from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError, action
+from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import CommandError, PublishingError, action
 
 SPOOL_DIR = "/var/spool/cvmfs"
 SECRETS_ROOT = "/etc/cvmfs"
@@ -103,12 +103,22 @@ class Engine(abc.ABC):
     @action("start container {container.name}")
     def start(self, *, container: Container):
         """Start a container that stays, and make sure that it does."""
-        self._engine("run", "-d", "--name", container.name, *self._arguments(container), container.image)
+        try:
+            self._engine("run", "-d", "--name", container.name, *self._arguments(container), container.image)
+        except CommandError:
+            self._remove_unstarted(container.name)
+            raise
         state = self.inspect(name=container.name)
         if state is None or not state["State"]["Running"]:
             logs = self._run_command([self.name, "logs", "--tail", "20", container.name], stdin=None, stderr_path=None)
             self.remove(name=container.name)
             raise PublishingError(f"It ended at once, saying: {(logs.stdout + logs.stderr).strip() or 'nothing'}")
+
+    def _remove_unstarted(self, name):
+        """Remove the container that an engine leaves where it could not start it; one that runs is another task's."""
+        state = self.inspect(name=name)
+        if state is not None and state["State"]["Status"] in ("created", "initialized"):
+            self.remove(name=name)
 
     def exec(self, *, name, command, stdin=None, stderr_path=None, environment=None):
         """Run `command` in the running container `name`; return :class:`_command.Completed`, whatever its exit code."""
