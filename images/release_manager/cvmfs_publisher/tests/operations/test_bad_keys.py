@@ -173,6 +173,13 @@ def test_resigning(local: ReleaseManager) -> None:
     local.refuses("ingest", "-d", "new_repository", says=["cvmfs_server resign"])
 
 
+@pytest.mark.parametrize("damage", [b"", b"garbage", b"20260101000000\nEnever\nNit\nAA:BB\n--\n"])
+def test_resigning_replaces_a_whitelist_that_is_none(local: ReleaseManager, damage: bytes) -> None:
+    _put(local, WHITELIST_KEY, damage)
+    local.server("resign").succeeded()
+    local.check()
+
+
 def test_key_roll_over(manager: ReleaseManager) -> None:
     """At each step clients can read the repository."""
     old = manager.another("old")

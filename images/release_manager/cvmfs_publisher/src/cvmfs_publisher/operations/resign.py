@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 
 from ..content import fetch_object
-from ..errors import ObjectNotFound, SignatureError
+from ..errors import CorruptObject, ObjectNotFound, SignatureError
 from ..repository import Certificate, Manifest, Whitelist
 from ..repository.manifest import MANIFEST_KEY
 from ..repository.repository import read_whitelist
@@ -24,8 +24,8 @@ from .transaction import exclusive
 def resign_whitelist(environment: Environment, name: str, *, days: int = DEFAULT_DAYS) -> Whitelist:
     """Sign the whitelist with the master key, for the certificate that is here.
 
-    An expired whitelist, a lost one, and one for another certificate are replaced all the same. If the current revision
-    is signed with another certificate that the whitelist listed, that stays in it.
+    An expired whitelist, a lost or unreadable one, and one for another certificate are replaced all the same. If the
+    current revision is signed with another certificate that the whitelist listed, that stays in it.
 
     :param days: life time
     :raises ConfigurationError: when a key is not here
@@ -36,6 +36,7 @@ def resign_whitelist(environment: Environment, name: str, *, days: int = DEFAULT
     certificates = [Certificate.load(environment.keys_dir / f"{name}.crt")]
     with contextlib.closing(environment.store(settings)) as store:
         if store.exists(WHITELIST_KEY):
+            old = None
             try:
                 old = read_whitelist(store, name, [key.public_key])
             except SignatureError as error:
@@ -43,8 +44,10 @@ def resign_whitelist(environment: Environment, name: str, *, days: int = DEFAULT
                     f"The whitelist of {name} in {store.describe()} was not signed by the master key that is here",
                     remedy="Use the repository's own master key; clients trust no other",
                 ) from error
+            except CorruptObject:
+                pass  # what nobody can read, nobody relies on
             current = _current_certificate(store)
-            if current is not None and old.lists(current) and current.pem != certificates[0].pem:
+            if old and current and old.lists(current) and current.pem != certificates[0].pem:
                 certificates.append(current)
         whitelist = Whitelist.create(name, certificates, days=days, algorithm=settings.hash_algorithm)
         store.put(WHITELIST_KEY, whitelist.signed(key))
