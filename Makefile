@@ -17,6 +17,8 @@ PYTEST_OPTIONS ?=
 VENV := .venv-test
 PYTEST := $(VENV)/bin/python -m pytest $(PYTEST_OPTIONS)
 ENVIRONMENT := eval "$$(tools/container-env build)"; export PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+# Root tests rootless podman with a user made for it; anybody else has no other podman anyway.
+WITH_ROOTLESS := $(if $(filter 0,$(shell id -u)),tools/with-rootless)
 PUBLISHER := images/release_manager/cvmfs_publisher
 
 ##@ Try it
@@ -38,8 +40,8 @@ clean-quickstart: ## Remove every container, image, volume, secret and file of t
 ##@ Work on it
 
 .PHONY: images
-images: ## Build the container images: Debian base, one-node Ceph, release manager
-	tools/build-images
+images: ## Build the container images: Debian base, one-node Ceph, release manager (REFRESH=1: on today's Debian packages)
+	tools/build-images $(if $(REFRESH),--refresh)
 
 .PHONY: packages
 packages:
@@ -77,7 +79,7 @@ test-publisher: venv images ## Tests of the native publisher, on local storage a
 
 .PHONY: test-images
 test-images: venv images ## Tests of the images and of the tools that build and start them
-	$(ENVIRONMENT); tools/with-ceph $(PYTEST) tests/images
+	$(ENVIRONMENT); $(WITH_ROOTLESS) tools/with-ceph $(PYTEST) tests/images
 
 .PHONY: test-integration
 test-integration: venv images ## Modules and roles on real podman and real Ceph
@@ -85,7 +87,11 @@ test-integration: venv images ## Modules and roles on real podman and real Ceph
 
 .PHONY: test-docker
 test-docker: venv images ## The tests of images and modules that concern docker (root; uses the machine's docker or starts one)
-	$(ENVIRONMENT); tools/with-docker tools/with-ceph $(PYTEST) -m docker tests/images tests/integration
+	$(ENVIRONMENT); tools/with-docker tools/with-ceph $(PYTEST) -k docker tests/images tests/integration
+
+.PHONY: test-interop
+test-interop: venv images ## With CernVM-FS's own client and server, where the machine has them (not part of make test)
+	$(ENVIRONMENT); tools/with-ceph $(PYTEST) tests/interop
 
 .PHONY: test-molecule
 test-molecule: venv images ## The Molecule scenarios

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import BASE, CHECKOUT, CONFINED, RELEASE_MANAGER, Engine
 
+OFFLINE = ["--network", "none", *CONFINED]
 IMAGE_DIRECTORY = CHECKOUT / "images/release_manager"
 SECRET = re.compile(rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----\s+[A-Za-z0-9+/=]{16}|AKIA[0-9A-Z]{16}")
 
@@ -98,13 +99,13 @@ def test_runs_as_any_user(engine: Engine, user: str) -> None:
 
 
 def test_passes_on_the_exit_code(engine: Engine) -> None:
-    process = engine("run", "--rm", *CONFINED, RELEASE_MANAGER, "cvmfs_server", "no-such-command", check=False)
+    process = engine("run", "--rm", *OFFLINE, RELEASE_MANAGER, "cvmfs_server", "no-such-command", check=False)
     assert process.returncode not in (0, 125, 126, 127)
 
 
 def test_stays_until_it_is_told_to_end(engine: Engine) -> None:
     """Without a command the container waits, with an init as PID 1, and ends at once, and well, on SIGTERM."""
-    container = engine.output("run", "--detach", "--name", f"{engine.prefix}-stay", *CONFINED, RELEASE_MANAGER)
+    container = engine.output("run", "--detach", "--name", f"{engine.prefix}-stay", *OFFLINE, RELEASE_MANAGER)
     time.sleep(1)
     try:
         assert engine.output("inspect", "--format", "{{.State.Running}}", container) == "true"
@@ -147,10 +148,9 @@ def test_change_of_the_code_rebuilds_the_last_layer_only(podman: Engine, tmp_pat
     assert seconds < 30
 
 
-@pytest.mark.docker
 @pytest.mark.parametrize("buildkit", ["0", "1"])
 def test_docker_builds_the_same_containerfile(engine: Engine, buildkit: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if engine.name != "docker":
+    if not engine.is_docker:
         pytest.skip("about docker")
     monkeypatch.setenv("DOCKER_BUILDKIT", buildkit)
     image = f"localhost/{engine.prefix}-built:{buildkit}"
