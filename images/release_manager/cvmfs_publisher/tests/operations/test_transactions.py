@@ -33,6 +33,8 @@ from operations.reading import below, on_disk, published
 from operations.stores import FaultyEnvironment, MeanwhileEnvironment
 
 LONG_AGO = CLOCK_MARGIN + 5
+NO_TIMES = b"""{"version": 1, "holder": "x", "transaction": "x", "path": "", "base_revision": 1, "session": "x",
+    "acquired": "now", "expires": "soon"}"""
 
 
 def begin(manager: ReleaseManager, path: str = "") -> Session:
@@ -314,16 +316,17 @@ def test_a_session_file_that_is_damaged(manager: ReleaseManager) -> None:
     begin(manager)
     (file,) = manager.spool.iterdir()
     for damaged in ("", "{}", "[]", '{"id": "x"', "\0"):
-        file.write_text(damaged)
+            says = ["The session file", "remove that file, then cvmfs_server abort -f"]
+            message = manager.refuses(command, says=says)
         for command in ("publish", "transaction"):
-            message = manager.refuses(command, says=["The session file", "remove that file, then cvmfs_server abort -f"])
-            assert str(file) in message
+            remedy = "remove that file, then cvmfs_server abort -f"
+            assert str(file) in manager.refuses(command, says=["The session file", remedy])
     file.unlink()
     manager.server("abort", "-f").succeeded()
     assert finish_anew(manager).revision == 2
 
 
-@pytest.mark.parametrize("damaged", [b"", b"{}", b"[1]", b"\xff", b'{"version": 99}'])
+@pytest.mark.parametrize("damaged", [b"", b"{}", b"[1]", b"\xff", b'{"version": 99}', NO_TIMES])
 def test_a_lease_object_that_is_damaged(manager: ReleaseManager, damaged: bytes) -> None:
     with manager.store() as store:
         store.put(LEASE_KEY, damaged)

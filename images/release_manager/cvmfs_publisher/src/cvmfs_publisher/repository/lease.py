@@ -71,6 +71,8 @@ class LeaseInfo:
             document = json.loads(data)
             if document.pop("version") != _VERSION:
                 raise ValueError("its version is not known")
+            if not all(isinstance(document[key], int) for key in ("acquired", "expires")):
+                raise ValueError("its times are no numbers")
             return cls(**document)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CorruptObject(
