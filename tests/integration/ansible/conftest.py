@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A site of one machine, with a repository of its own, on real S3 storage and a real container engine.
+
+The environment says where the storage is; without it, there is nothing to test against:
+
+    CVMFS_TEST_S3_ENDPOINT, CVMFS_TEST_S3_ACCESS_KEY, CVMFS_TEST_S3_SECRET_KEY
+    CVMFS_TEST_DOCKER=1    test with docker, too
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+IMAGE = "localhost/cvmfs-release-manager:native"
+ENGINES = [
+    "podman",
+    pytest.param(
+        "docker", marks=pytest.mark.skipif("CVMFS_TEST_DOCKER" not in os.environ, reason="CVMFS_TEST_DOCKER is not set")
+    ),
+]
+
+
+@dataclasses.dataclass
+class Run:
+    """An `ansible-playbook` or `ansible` that has ended."""
+
+    rc: int
+    output: str
+
+    @property
+    def changed(self) -> int:
+        """The number of changed tasks, of the recap."""
+        return int(re.search(r"changed=(\d+)", self.output)[1])  # type: ignore[index]
+
+    def expect(self, rc: int = 0) -> Run:
+        """Fail with the output if the exit code is another."""
+        assert self.rc == rc, self.output
+        return self
+
+
+@dataclasses.dataclass
+class Site:
+    """The site, and what one does with it."""
+
+    directory: pathlib.Path
+    repository: str
+    engine: str
+    endpoint: str
+    access_key: str
+    secret_key: str
+
+    @property
+    def url(self) -> str:
+        """Where everybody can read the repository."""
+        return f"{self.endpoint}/{self.repository}/{self.repository}"
+
+    @property
+    def container(self) -> str:
+        """The name of the release manager's container."""
+        return f"cvmfs-{self.repository}"
+
+    @property
+    def config(self) -> pathlib.Path:
+        """What the role leaves on the host."""
+        return self.directory / "config"
+
+    @property
+    def keys(self) -> pathlib.Path:
+        """What the controller keeps."""
+        return self.directory / "keys"
+
+    def write_inventory(self, **changes: Any) -> None:
+        """Write the inventory; `changes` are further variables."""
+        variables = {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": sys.executable,
+            "cvmfs_keys_dir": str(self.keys),
+            "cvmfs_repositories": {self.repository: {"s3": {"endpoint": self.endpoint, "bucket": self.repository}}},
+            "cvmfs_s3_credentials": {self.repository: {"access_key": self.access_key, "secret_key": self.secret_key}},
+            "release_manager_config_dir": str(self.config),
+            "release_manager_engine": self.engine,
+            "release_manager_image": IMAGE,
+            "release_manager_install_engine": False,
+            "release_manager_network": "host",
+            **changes,
+        }
+        groups = {name: {"hosts": {"localhost": None}} for name in ("s3_storage", "release_managers")}
+        inventory = {"all": {"hosts": {"localhost": variables}}, **groups}
+        (self.directory / "ansible.cfg").touch()  # none of the user's
+        (self.directory / "inventory.yml").write_text(yaml.safe_dump(inventory))
+
+    def play(self, playbook: str, *options: str, **variables: Any) -> Run:
+        """Run a playbook of the collection with variables, which the command line shows."""
+        command = ["ansible-playbook", "-i", "inventory.yml", str(ROOT / "playbooks" / f"{playbook}.yml"), *options]
+        return self._run([*command, "--extra-vars", json.dumps(variables)])
+
+    def module(self, name: str, *options: str, **arguments: Any) -> dict[str, Any]:
+        """Run a module, and return its result."""
+        command = ["ansible", "-i", "inventory.yml", "localhost", "-o", "-m", f"cvmfs.publishing.{name}", *options]
+        output = self._run([*command, "-a", json.dumps(arguments)]).output
+        match = re.search(r"(?:\||=>) (\{.*\})", output)
+        assert match is not None, output
+        return {"failed": "| FAILED!" in output, **json.loads(match[1])}
+
+    def manager(self, name: str, *options: str, **arguments: Any) -> dict[str, Any]:
+        """Run a module that works with the release manager."""
+        common = {"repository": self.repository, "config_dir": str(self.config)}
+        return self.module(name, *options, **common, **arguments)
+
+    def publish(self, source: pathlib.Path, base_dir: str, *options: str, **variables: Any) -> Run:
+        """Run the playbook publish.yml."""
+        everything = {"repository": self.repository, "source": str(source), "base_dir": base_dir, **variables}
+        return self.play("publish", *options, **everything)
+
+    def verify(self, source: pathlib.Path, base_dir: str) -> Run:
+        """Run the playbook verify.yml."""
+        return self.play("verify", repository=self.repository, source=str(source), base_dir=base_dir)
+
+    def revision(self) -> int:
+        """The newest revision, as everybody sees it."""
+        return self.manager("cvmfs_repository_info")["revision"]
+
+    def engine_command(self, *arguments: str, check: bool = True) -> str:
+        """Run a command of the engine."""
+        command = [self.engine, *arguments]
+        return subprocess.run(command, check=check, capture_output=True, text=True).stdout
+
+    def has_container(self) -> bool:
+        """Whether the release manager's container is there."""
+        names = self.engine_command("ps", "--all", "--format", "{{.Names}}").split()
+        return self.container in names
+
+    def secrets(self) -> list[str]:
+        """Everything that must never be seen: the S3 key and a line of each private key."""
+        found = [self.secret_key]
+        for suffix in ("masterkey", "key"):
+            found.append((self.keys / f"{self.repository}.{suffix}").read_text().splitlines()[5])
+        return found
+
+    def _run(self, command: list[str]) -> Run:
+        variables = {
+            **os.environ,
+            "ANSIBLE_CONFIG": str(self.directory / "ansible.cfg"),
+            "ANSIBLE_COLLECTIONS_PATH": str(self.directory / "collections"),
+            "ANSIBLE_HOME": str(self.directory / "ansible"),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_LOCALHOST_WARNING": "0",
+            "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
+        done = subprocess.run(
+            command, cwd=self.directory, env=variables, check=False, text=True, capture_output=True, timeout=600
+        )
+        return Run(done.returncode, done.stdout + done.stderr)
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site with an empty repository."""
+    if "CVMFS_TEST_S3_ENDPOINT" not in os.environ:
+        pytest.skip("CVMFS_TEST_S3_ENDPOINT is not set: there is no S3 storage to test with")
+    _have_image(request.param)
+    directory = tmp_path_factory.mktemp("site")
+    link = directory / "collections" / "ansible_collections" / "cvmfs" / "publishing"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(ROOT)
+    names = ("ENDPOINT", "ACCESS_KEY", "SECRET_KEY")
+    endpoint, access_key, secret_key = (os.environ[f"CVMFS_TEST_S3_{name}"] for name in names)
+    repository = f"test-{uuid.uuid4().hex[:12]}.example.org"
+    site = Site(directory, repository, request.param, endpoint, access_key, secret_key)
+    site.write_inventory()
+    try:
+        site.play("site").expect()
+        yield site
+    finally:
+        _clean(site)
+
+
+def _have_image(engine: str) -> None:
+    """docker gets the image that podman has."""
+    if (
+        engine == "docker"
+        and subprocess.run(["docker", "image", "inspect", IMAGE], check=False, capture_output=True).returncode
+    ):
+        with subprocess.Popen(["podman", "save", IMAGE], stdout=subprocess.PIPE) as save:
+            subprocess.run(["docker", "load"], check=True, stdin=save.stdout, stdout=subprocess.DEVNULL)
+
+
+def _clean(site: Site) -> None:
+    credentials = {"access_key": site.access_key, "secret_key": site.secret_key}
+    site.engine_command("rm", "-f", "-v", site.container, check=False)
+    site.module("cvmfs_secret", repository=site.repository, engine=site.engine, state="absent")
+    bucket = {"bucket": site.repository, "endpoint": site.endpoint, **credentials}
+    site.module("cvmfs_s3_bucket", state="absent", force=True, **bucket)
+
+
+@pytest.fixture
+def source(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A small release: files, directories, links of both kinds, odd names."""
+    root = tmp_path / "release"
+    (root / "bin").mkdir(parents=True)
+    (root / "bin" / "tool").write_text("#!/bin/sh\necho tool\n")
+    (root / "bin" / "tool").chmod(0o755)
+    (root / "bin" / "other-name").hardlink_to(root / "bin" / "tool")
+    (root / "bin" / "link").symlink_to("tool")
+    (root / "empty").touch()
+    (root / "line\nbreak").write_text("a")
+    pathlib.Path(os.fsdecode(os.fsencode(root) + b"/latin-\xe9")).write_text("b")
+    (root / "big").write_bytes(os.urandom(9 << 20))
+    return root
+
+
+@pytest.fixture
+def tarball(source: pathlib.Path) -> pathlib.Path:
+    """The same as a compressed tar file."""
+    return pathlib.Path(shutil.make_archive(str(source.parent / "release-2"), "gztar", source))
