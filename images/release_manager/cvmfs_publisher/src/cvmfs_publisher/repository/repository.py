@@ -20,6 +20,7 @@ brings both together again.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -170,9 +171,13 @@ class Repository:
             except PreconditionFailed:
                 raise _exists(store, manifest.repository) from None
             if reflog is not None:
-                store.put(REFLOG_KEY, reflog)
+                # The repository is there now. The next commit writes what is missing, as after any commit that died.
+                with contextlib.suppress(StorageError):
+                    store.put(REFLOG_KEY, reflog)
         finally:
-            lease.release()
+            # A lease that cannot be given back expires by itself, and does not undo what was done
+            with contextlib.suppress(StorageError):
+                lease.release()
         return cls(manifest.repository, store, complete, version, key.certificate, whitelist)
 
     def history(self) -> History:
