@@ -103,7 +103,7 @@ def new_native(
 
     def make(place: Place, **settings: str) -> NativeRepository:
         name = new_name("native")
-        repository = NativeRepository(name, place.url_of(name), tmp_path_factory.mktemp("native"))
+        repository = NativeRepository.at(name, place.url_of(name), tmp_path_factory.mktemp("native"))
         repository.configure({"CVMFS_UPSTREAM_STORAGE": place.storage_of(name), **settings})
         repository.server("mkfs")
         return repository

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,19 @@ PROGRAM = Path(sys.executable).with_name("cvmfs_server")
 """Not looked up on PATH, where CernVM-FS's own program has the same name."""
 
 
+@dataclass(frozen=True)
 class NativeRepository(Published):
     """A repository with a configuration directory for the native publisher of its own.
 
-    :ivar config_dir: what ``CVMFS_CONFIG_DIR`` names
+    :param config_dir: what ``CVMFS_CONFIG_DIR`` names
     """
 
     config_dir: Path
 
-    def __init__(self, name: str, url: str, config_dir: Path) -> None:
-        super().__init__(name, url, config_dir / "keys" / f"{name}.pub")
-        object.__setattr__(self, "config_dir", config_dir)
+    @classmethod
+    def at(cls, name: str, url: str, config_dir: Path) -> NativeRepository:
+        """Return a repository that is still to be configured."""
+        return cls(name, url, config_dir / "keys" / f"{name}.pub", config_dir)
 
     @property
     def keys(self) -> Path:
@@ -52,9 +55,7 @@ class NativeRepository(Published):
         done = self._run([command, *options, self.name], stdin, expect)
         return done.stdout + done.stderr
 
-    def document(
-        self, command: str, *options: str | Path, stdin: str | None = None, expect: int = 0
-    ) -> dict[str, Any]:
+    def document(self, command: str, *options: str | Path, stdin: str | None = None, expect: int = 0) -> dict[str, Any]:
         """Run a subcommand, and return the JSON document that it prints."""
         done = self._run([command, "--json", *options, self.name], stdin, expect)
         document: dict[str, Any] = json.loads(done.stdout)
@@ -82,5 +83,3 @@ class NativeRepository(Published):
     ) -> subprocess.CompletedProcess[str]:
         argv = ["env", f"CVMFS_CONFIG_DIR={self.config_dir}", PROGRAM, *arguments]
         return run(argv, stdin=stdin, expect=expect)
-
-

@@ -117,8 +117,9 @@ def bucket(name: str, endpoint: str, access_key: str, secret_key: str, directory
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # it makes each small file cost 40 ms
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
 
 

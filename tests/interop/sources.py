@@ -95,8 +95,8 @@ def _make(item: Item, location: bytes) -> None:
         return
     if isinstance(item, File):
         Path(os.fsdecode(location)).write_bytes(content(item.size, item.seed))
-        for name, value in item.xattrs.items():
-            os.setxattr(location, name, value)
+        for attribute, value in item.xattrs.items():
+            os.setxattr(location, attribute, value)
     else:
         os.mkdir(location)
         for name, child in sorted(item.content.items(), key=lambda pair: (isinstance(pair[1], HardLink), pair[0])):
@@ -250,7 +250,7 @@ def git_checkout(root: Path) -> Path:
     library = Path(os.__file__).parent
     for name in ("email", "json", "encodings", "importlib"):
         shutil.copytree(library / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    git = ["git", "-C", root, "-c", "user.name=Tester", "-c", "user.email=tester@example.org", "-c", "gc.auto=0"]
+    git = ["git", "-C", str(root), "-c", "user.name=Tester", "-c", "user.email=tester@example.org", "-c", "gc.auto=0"]
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "All"], ["checkout", "-qb", "work"]):
         subprocess.run([*git, *command], check=True)
     return root

@@ -79,9 +79,7 @@ def test_large_files(upstream: Upstream, new_native: New, bucket: Bucket, tmp_pa
 def test_what_is_kept_is_a_setting(
     upstream: Upstream, new_native: New, served: Directory, tmp_path: Path, kept: bool
 ) -> None:
-    repository = new_native(
-        served, CVMFS_ENABLE_MTIME_NS=str(kept).lower(), CVMFS_INCLUDE_XATTRS=str(kept).lower()
-    )
+    repository = new_native(served, CVMFS_ENABLE_MTIME_NS=str(kept).lower(), CVMFS_INCLUDE_XATTRS=str(kept).lower())
     file = sources.File(3, 1, xattrs={"user.empty": b"", "user.bytes": b"\xff\0\n", "user.long": b"x" * 255})
     source = sources.make(sources.Directory({b"file": file, b"other": sources.File(4)}), tmp_path / "source")
     repository.mirror(source)
@@ -90,9 +88,7 @@ def test_what_is_kept_is_a_setting(
     assert_published(upstream, repository, expected if kept else whole_seconds(without_xattrs(expected)))
 
 
-def test_content_that_changes_in_secret(
-    upstream: Upstream, new_native: New, served: Directory, tmp_path: Path
-) -> None:
+def test_content_that_changes_in_secret(upstream: Upstream, new_native: New, served: Directory, tmp_path: Path) -> None:
     """Same size, same time: found when the publisher is told to read everything."""
     repository = new_native(served, **KEEP_ALL)
     source = tmp_path / "source"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from cvmfs_publisher.content import ContentHash
 from cvmfs_publisher.storage import open_store
 

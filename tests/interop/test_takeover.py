@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -75,9 +75,7 @@ def tags_of(repository: Repository) -> dict[str, tuple[str, str]]:
     return {name: (root_hash, revision) for name, root_hash, _, revision, *_ in fields}
 
 
-def test_turn_by_turn(
-    upstream: Upstream, new_native: New, bucket: Bucket, take_over: TakeOver, tmp_path: Path
-) -> None:
+def test_turn_by_turn(upstream: Upstream, new_native: New, bucket: Bucket, take_over: TakeOver, tmp_path: Path) -> None:
     native = new_native(bucket, **KEEP_ALL)
     copy = sources.make(sources.awkward(1), tmp_path / "copy")
     native.mirror(copy, "tree", "-a", "native-2", "-m", "made by native")
@@ -106,7 +104,10 @@ def test_turn_by_turn(
 
         tags = tags_of(theirs)
         assert {name: tags[name][1] for name in tags if name[-2:-1] == "-" and name[-1:].isdigit()} == {
-            "native-2": "2", "upstream-3": "3", "native-4": "4", "upstream-5": "5"
+            "native-2": "2",
+            "upstream-3": "3",
+            "native-4": "4",
+            "upstream-5": "5",
         }
         listed = native.document("tag", "-l")["tags"]
         assert {tag["name"]: (tag["root_hash"], str(tag["revision"])) for tag in listed} == tags

@@ -54,12 +54,12 @@ Tree = dict[bytes, Node]
 
 def read_directory(root: Path) -> Tree:
     """Read a directory tree as an ordinary program sees it. `nlink` is counted rather than believed."""
-    return _read(root, lambda status, counted: counted)
+    return _read(root, lambda _, counted: counted)
 
 
 def read_mount(root: Path) -> Tree:
     """Read a mounted repository; `nlink` is what the client says."""
-    return _read(root, lambda status, counted: status.st_nlink)
+    return _read(root, lambda status, _: status.st_nlink)
 
 
 def _read(root: Path, nlink: Callable[[os.stat_result, int], int]) -> Tree:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """CernVM-FS's own software: client, server, and the tools below it.
 
-Its paths (``/cvmfs``, ``/etc/cvmfs``, ``/var/spool/cvmfs``, ``/etc/fstab``) are fixed. What is made there is removed at the end of
-each context, whatever happened within.
+Its paths (``/cvmfs``, ``/etc/cvmfs``, ``/var/spool/cvmfs``, ``/etc/fstab``) are fixed. What is made there is removed at
+the end of each context, whatever happened within.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ MOUNTS = Path("/cvmfs")
 FSTAB = Path("/etc/fstab")
 GLOBAL_INFO = Path("/srv/cvmfs/info")
 
+TRACES = Path("/tmp")  # noqa: S108 - where its publisher leaves a stack trace when it gives up
+
+_TRACES = "cvmfs-swissknife-*-stacktrace.*"
 _TIMEOUT = 300
 _KEY_KINDS = ("pub", "key", "crt", "masterkey")
 
@@ -82,12 +85,13 @@ CVMFS_TALK_SOCKET={spool}/cvmfs_io
 CVMFS_TALK_OWNER=root
 CVMFS_USE_SSL_SYSTEM_CA=true
 """
-_FSTAB = """\
-cvmfs2#{name} {spool}/rdonly fuse allow_other,fsname={name},config={conf}/client.conf:{spool}/client.local,cvmfs_suid,noauto 0 0 \
-# added by CernVM-FS for {name}
-overlay_{name} {mounts}/{name} overlay upperdir={spool}/scratch/current,lowerdir={spool}/rdonly,workdir={spool}/ofs_workdir,\
-noauto,nodev,ro 0 0 # added by CernVM-FS for {name}
-"""
+_MARK = "# added by CernVM-FS for {name}"
+_FSTAB = (
+    "cvmfs2#{name} {spool}/rdonly fuse allow_other,fsname={name},"
+    "config={conf}/client.conf:{spool}/client.local,cvmfs_suid,noauto 0 0 " + _MARK + "\n"
+    "overlay_{name} {mounts}/{name} overlay upperdir={spool}/scratch/current,lowerdir={spool}/rdonly,"
+    "workdir={spool}/ofs_workdir,noauto,nodev,ro 0 0 " + _MARK + "\n"
+)
 
 
 class CommandFailed(AssertionError):
@@ -230,20 +234,19 @@ class Mount:
 
     def unmount(self) -> None:
         """Unmount it, if it is mounted."""
-        if os.path.ismount(self.path):
-            done = run(["umount", self.path], expect=None)
-            if done.returncode != 0:
-                run(["umount", "-l", self.path])
+        _unmount(self.path)
 
 
+@dataclass(frozen=True)
 class Repository(Published):
     """A repository that CernVM-FS's ``cvmfs_server`` on this machine publishes."""
 
-    def __init__(self, tools: Tools, name: str, url: str) -> None:
-        super().__init__(name, url, CONFIGURATION / "keys" / f"{name}.pub")
-        object.__setattr__(self, "tools", tools)
-
     tools: Tools
+
+    @classmethod
+    def at(cls, tools: Tools, name: str, url: str) -> Repository:
+        """Return the repository that is configured here under this name."""
+        return cls(name, url, CONFIGURATION / "keys" / f"{name}.pub", tools)
 
     @property
     def mounted(self) -> Path:
@@ -269,6 +272,12 @@ class Repository(Published):
     def check(self) -> None:
         """Check the repository, and repair this machine's knowledge of its reflog if somebody else published."""
         self.server("check", "-r", stdin="y\n")
+
+
+def _unmount(mounted: Path) -> None:
+    """Unmount what is mounted there, even if it is in use."""
+    if os.path.ismount(mounted) and run(["umount", mounted], expect=None).returncode != 0:
+        run(["umount", "-l", mounted])
 
 
 def _remove(directory: Path) -> None:
@@ -312,14 +321,9 @@ class Upstream:
             checksum.write_text(repository.manifest()["Y"] if manifest_names_reflog else repository.reflog_hash())
             temporary = Path(directory, "temporary")
             temporary.mkdir()
-            done = run(
-                [
-                    self.tools.swissknife,
-                    "check",
-                    *("-r", repository.url, "-N", repository.name, "-k", repository.public_key),
-                    *("-t", temporary, "-c", "-R", checksum, *options),
-                ]
-            )
+            where = ["-r", repository.url, "-N", repository.name, "-k", str(repository.public_key)]
+            how = ["-t", str(temporary), "-c", "-R", str(checksum), *options]
+            done = run([self.tools.swissknife, "check", *where, *how])
         assert "no problems found" in done.stdout + done.stderr
 
     @contextlib.contextmanager
@@ -327,7 +331,7 @@ class Upstream:
         """Make a repository, and remove it from this machine at the end, though not from a bucket."""
         with self._cleaned(name):
             run([self.tools.server, "mkfs", "-o", "root", "-p", *place.mkfs_options(name), *options, name])
-            yield Repository(self.tools, name, place.url_of(name))
+            yield Repository.at(self.tools, name, place.url_of(name))
 
     @contextlib.contextmanager
     def imported(self, repository: Published, storage: str, keys: Path, *options: str) -> Iterator[Repository]:
@@ -336,13 +340,9 @@ class Upstream:
         :param keys: a directory with all of its keys, including the master key
         """
         with self._cleaned(repository.name):
-            run(
-                [
-                    *(self.tools.server, "import", "-o", "root", "-p", "-r", *options, "-k", keys),
-                    *("-w", repository.url, "-u", storage, repository.name),
-                ]
-            )
-            taken = Repository(self.tools, repository.name, repository.url)
+            what = ["-k", str(keys), "-w", repository.url, "-u", storage, repository.name]
+            run([self.tools.server, "import", "-o", "root", "-p", "-r", *options, *what])
+            taken = Repository.at(self.tools, repository.name, repository.url)
             taken.check()
             yield taken
 
@@ -355,8 +355,8 @@ class Upstream:
         name = repository.name
         with self._cleaned(name):
             spool, conf = SPOOL / name, CONFIGURATION / "repositories.d" / name
-            for directory in ("scratch/current", "scratch/wastebin", "rdonly", "tmp", "cache", "ofs_workdir"):
-                (spool / directory).mkdir(parents=True)
+            for name_in_spool in ("scratch/current", "scratch/wastebin", "rdonly", "tmp", "cache", "ofs_workdir"):
+                (spool / name_in_spool).mkdir(parents=True)
             for directory in (conf, MOUNTS / name, CONFIGURATION / "keys"):
                 directory.mkdir(parents=True, exist_ok=True)
             for kind in ("pub", "key", "crt"):
@@ -379,20 +379,16 @@ class Upstream:
                 fstab.write(_FSTAB.format(**values))
             run(["mount", spool / "rdonly"])
             run(["mount", MOUNTS / name])
-            yield Repository(self.tools, name, repository.url)
+            yield Repository.at(self.tools, name, repository.url)
 
     @contextlib.contextmanager
     def replica(self, repository: Published, place: Bucket) -> Iterator[Published]:
         """Copy a repository to a Stratum 1 that keeps its copy in a bucket: with a directory, it needs Apache."""
         alias = f"s1.{repository.name}"
         with self._cleaned(alias):
-            run(
-                [
-                    *(self.tools.server, "add-replica", "-o", "root", "-a", "-p", "-n", alias),
-                    *("-w", place.url_of(alias), "-u", place.storage_of(alias)),
-                    *(repository.url, repository.public_key),
-                ]
-            )
+            where = ["-n", alias, "-w", place.url_of(alias), "-u", place.storage_of(alias)]
+            what = [repository.url, str(repository.public_key)]
+            run([self.tools.server, "add-replica", "-o", "root", "-a", "-p", *where, *what])
             replica = Published(repository.name, place.url_of(alias), repository.public_key)
             self.snapshot(replica)
             yield replica
@@ -407,15 +403,15 @@ class Upstream:
         conf = CONFIGURATION / "repositories.d" / name
         assert not conf.exists(), f"{conf} exists; this test would remove it"
         had_global_info = GLOBAL_INFO.exists()
+        had_traces = set(TRACES.glob(_TRACES))
         try:
             yield
         finally:
             if conf.exists():
                 run([self.tools.server, "rmfs", "-f", name], expect=None)
-            for mounted in (MOUNTS / name, SPOOL / name / "rdonly"):
-                if os.path.ismount(mounted):
-                    run(["umount", "-l", mounted], expect=None)
-            marked = f"# added by CernVM-FS for {name}"
+            _unmount(MOUNTS / name)
+            _unmount(SPOOL / name / "rdonly")
+            marked = _MARK.format(name=name)
             lines = FSTAB.read_text().splitlines(keepends=True) if FSTAB.exists() else []
             if any(line.rstrip().endswith(marked) for line in lines):
                 FSTAB.write_text("".join(line for line in lines if not line.rstrip().endswith(marked)))
@@ -423,3 +419,5 @@ class Upstream:
                 shutil.rmtree(leftover, ignore_errors=True)
             for kind in _KEY_KINDS:
                 (CONFIGURATION / "keys" / f"{name}.{kind}").unlink(missing_ok=True)
+            for trace in set(TRACES.glob(_TRACES)) - had_traces:
+                trace.unlink()
