@@ -12,6 +12,7 @@ standard input. docker has secrets only in a swarm, so there they are files on a
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -176,7 +177,7 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def remove_secret(self, *, name):
-        """Remove a secret."""
+        """Remove a secret. One that is gone already is fine."""
 
     @abc.abstractmethod
     def _secret_arguments(self, target, secret):
@@ -243,7 +244,11 @@ class Podman(Engine):
 
     @action("remove podman secret {name}")
     def remove_secret(self, *, name):
-        self._engine("secret", "rm", name)
+        try:
+            self._engine("secret", "rm", name)
+        except CommandError as error:
+            if "no such secret" not in error.completed.stderr.lower():
+                raise
 
     def _secret_arguments(self, target, secret):
         return ["--secret", f"{secret},type=mount,target={target},mode={_SECRET_MODE:04o}"]
@@ -285,7 +290,8 @@ class Docker(Engine):
 
     @action("remove secret {name} from {0._directory}")
     def remove_secret(self, *, name):
-        os.unlink(os.path.join(self._directory, name))
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self._directory, name))
 
     def _secret_arguments(self, target, secret):
         return Mount(os.path.join(self._directory, secret), target).arguments

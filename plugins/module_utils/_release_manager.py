@@ -161,15 +161,22 @@ class ReleaseManager:
         return self._server(execute)
 
     @contextlib.contextmanager
-    def masterkey(self, value):
-        """Show the master key to containers for as long as it is needed. Yields the secrets to add to a container's."""
+    def masterkey(self, value, *, warn):
+        """Show the master key to containers for as long as it is needed. Yields the secrets to add to a container's.
+
+        What was done with the key is done, and what failed is the error to report, so that the key cannot be taken
+        away again is only told to `warn`.
+        """
         # A name of its own each time: two runs at once do not take each other's key away.
         name = secret_name(self.fqrn, "masterkey", secrets.token_hex(6))
         self.engine.create_secret(name=name, value=value)
         try:
             yield {f"keys/{self.fqrn}.masterkey": name}
         finally:
-            self.engine.remove_secret(name=name)
+            try:
+                self.engine.remove_secret(name=name)
+            except PublishingError as error:
+                warn(f"{error} The master key of {self.fqrn} is still in that secret: remove it by hand.")
 
     def open_transaction(self):
         """Return the public description of the transaction that is open in the running container, or None."""

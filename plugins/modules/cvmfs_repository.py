@@ -166,7 +166,7 @@ class RepositoryModule(PublishingModule):
         if not self.params["masterkey"]:
             raise PublishingError(f"Repository {fqrn} does not exist, and cannot be created without masterkey")
         settings = self.release_manager.settings()
-        with self.release_manager.masterkey(self.params["masterkey"]) as secret:
+        with self.release_manager.masterkey(self.params["masterkey"], warn=self.module.warn) as secret:
             server = self.release_manager.server_once(extra_secrets=secret, without_configuration=True)
             server.mkfs(
                 stratum0_url=self.release_manager.stratum0_url.rpartition("/")[0],

@@ -99,7 +99,7 @@ class WhitelistModule(PublishingModule):
     @trigger_change
     @skip_if_check_mode
     def _resign(self):
-        with self.release_manager.masterkey(self.params["masterkey"]) as secret:
+        with self.release_manager.masterkey(self.params["masterkey"], warn=self.module.warn) as secret:
             self.release_manager.server_once(extra_secrets=secret).resign(days=self.params["days"])
 
 

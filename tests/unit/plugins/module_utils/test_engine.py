@@ -67,6 +67,7 @@ class TestDockerSecrets:
         engine.create_secret(name="key", value="new")
         assert pathlib.Path(engine._directory, "key").read_text() == "new"
         engine.remove_secret(name="key")
+        engine.remove_secret(name="key")
         assert engine.secrets() == []
 
     def test_a_disk_is_refused(self, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.cvmfs.publishing.plugins.module_utils import _command
 from cases import Case, Commands, load
@@ -59,6 +60,8 @@ def test_module(
     monkeypatch.setattr(_command, "run", commands)
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     monkeypatch.setattr("secrets.token_hex", lambda size: "0" * 2 * size)
+    warnings: list[str] = []
+    monkeypatch.setattr(AnsibleModule, "warn", lambda _self, text: warnings.append(text))
     module = importlib.import_module(f"{MODULES}.{case['module']}")
     arguments = {**case["parameters"], "_ansible_check_mode": case.get("check", False), "_ansible_diff": True}
     with patch_module_args(arguments), pytest.raises(SystemExit):
@@ -66,6 +69,7 @@ def test_module(
     result = json.loads(capfd.readouterr().out)
     expected = case["result"]
     assert {key: result.get(key) for key in expected} == expected
+    assert warnings == case.get("warnings", [])
     commands.finish()
 
 
