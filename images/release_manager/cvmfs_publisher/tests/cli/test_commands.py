@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The installed program, subcommand by subcommand: what it prints for programs and for people, and its exit codes."""
+"""The program, subcommand by subcommand: what it prints for programs and for people, and its exit codes."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_documents(local: ReleaseManager, source: Path, tmp_path: Path) -> None:
     changes = changes_file(tmp_path / "changes", {"source": str(source), "base_dir": "sw", "mode": "mirror"})
     for line, form in DOCUMENTS:
         words = line.replace("CHANGES", str(changes)).replace("SOURCE", str(source)).split()
-        outcome = local.server(*words).succeeded()
+        outcome = local.server(*words, real=True).succeeded()
         assert outcome.stdout.count("\n") == 1, line
         assert is_of_form(outcome.document, form), (line, outcome.document)
         assert outcome.document["repository"] == NAME if "repository" in form else True
@@ -299,7 +299,7 @@ def test_warnings_are_on_standard_error(local: ReleaseManager) -> None:
 def test_progress_is_on_standard_error(local: ReleaseManager, tmp_path: Path) -> None:
     source = make(tmp_path / "source", **{f"f{number}": os.urandom(60_000) for number in range(300)})
     local.environ["CVMFS_PROGRESS_INTERVAL"] = "0.02"
-    outcome = local.server("ingest", "--json", "--directory", source, "-b", "sw").succeeded()
+    outcome = local.server("ingest", "--json", "--directory", source, "-b", "sw", real=True).succeeded()
     assert outcome.document["files"] == 300
     lines = outcome.stderr.splitlines()
     assert len(lines) > 2
@@ -428,7 +428,7 @@ def test_a_publish_without_changes(local: ReleaseManager) -> None:
 def test_odd_bytes_in_arguments(local: ReleaseManager, tmp_path: Path) -> None:
     source = make(tmp_path / "source", file="content")
     odd = b"\xff\xe4"
-    outcome = local.server("ingest", "--directory", source, "-b", odd).succeeded()
+    outcome = local.server("ingest", "--directory", source, "-b", odd, real=True).succeeded()
     assert "published revision 2" in outcome.stdout
     for text in (odd, "two\nlines"):
         for command in (["ingest", "-d", odd, "-m", text], ["tag", "-a", "odd", "-m", text]):
@@ -483,7 +483,7 @@ def test_a_check_without_room_for_catalogs(local: ReleaseManager) -> None:
 
 
 def test_automatic_tags_that_are_too_old_go(local: ReleaseManager, source: Path) -> None:
-    arguments = ["--directory", source, "-b", "sw"]
+    arguments: list[str | Path] = ["--directory", source, "-b", "sw"]
     local.configure(CVMFS_AUTO_TAG_TIMESPAN="in former times")
     for dry_run in ([], ["--dry-run"]):
         says = ["CVMFS_AUTO_TAG_TIMESPAN=in former times is no point in time", "4 weeks ago"]
@@ -500,5 +500,5 @@ def test_any_locale(local: ReleaseManager, tmp_path: Path, setting: dict[str, st
     source.mkdir()
     (source / "käse").write_text("")
     local.environ.update(setting)
-    outcome = local.server("ingest", "-v", "--directory", source, "-b", "sw").succeeded()
+    outcome = local.server("ingest", "-v", "--directory", source, "-b", "sw", real=True).succeeded()
     assert "published revision 2" in outcome.stdout

@@ -8,15 +8,19 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cvmfs_publisher.changes.change_set import Change, ChangeSet, Content, Mode
+from cvmfs_publisher.cli import main
 from cvmfs_publisher.operations.check import CheckReport, check
 from cvmfs_publisher.operations.environment import Environment
 from cvmfs_publisher.operations.publish import PublishOptions, PublishResult, ingest
@@ -127,23 +131,30 @@ class ReleaseManager:
         return {**variables, **self.environ}
 
     def run(
-        self, *arguments: str | bytes | Path, stdin: bytes = b"", confined: bool = False, timeout: float = 120
+        self,
+        *arguments: str | bytes | Path,
+        stdin: bytes = b"",
+        real: bool = False,
+        confined: bool = False,
+        timeout: int = 120,
     ) -> Outcome:
-        """Run ``cvmfs_server`` with exactly these arguments.
+        """Run ``cvmfs_server`` with exactly these arguments, in a process of its own.
 
-        :param confined: without root's right to read and write everything
+        :param real: start the installed program; else a copy of this process goes on as that program, as most of the
+            time would be spent on starting Python
+        :param confined: without root's right to read and write everything; always the installed program
         """
-        done = subprocess.run(
-            [*(CONFINED if confined else ()), PROGRAM, *arguments],
-            input=stdin,
-            capture_output=True,
-            env=self.process_environment,
-            check=False,
-            timeout=timeout,
-        )
-        stdout, stderr = (text.decode("utf-8", "surrogateescape") for text in (done.stdout, done.stderr))
+        if real or confined:
+            program = [*(CONFINED if confined else ()), PROGRAM, *arguments]
+            done = subprocess.run(
+                program, input=stdin, capture_output=True, env=self.process_environment, check=False, timeout=timeout
+            )
+            code, output, errors = done.returncode, done.stdout, done.stderr
+        else:
+            code, output, errors = run_in_copy(arguments, stdin, self.process_environment, timeout)
+        stdout, stderr = (text.decode("utf-8", "surrogateescape") for text in (output, errors))
         assert "Traceback" not in stderr, stderr
-        return Outcome(done.returncode, stdout, stderr)
+        return Outcome(code, stdout, stderr)
 
     def server(self, command: str, *arguments: str | bytes | Path, **options: Any) -> Outcome:
         """Run a subcommand on this repository."""
@@ -227,6 +238,39 @@ class ReleaseManager:
             str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "not a file"
             for path in found
         }
+
+
+def run_in_copy(
+    arguments: Sequence[str | bytes | Path], stdin: bytes, environ: Mapping[str, str], timeout: int
+) -> tuple[int, bytes, bytes]:
+    """Run the command line in a copy of this process; return exit code, standard output and standard error."""
+    with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        source.write(stdin)
+        source.seek(0)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                signal.alarm(timeout)
+                for number, file in enumerate((source, output, errors)):
+                    os.dup2(file.fileno(), number)
+                sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
+                os.environ.clear()
+                os.environ.update(environ)
+                tempfile.tempdir = None
+                main.main([os.fsdecode(argument) for argument in arguments])
+            except SystemExit as leaving:
+                code = int(leaving.code or 0)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        output.seek(0)
+        errors.seek(0)
+        return code, output.read(), errors.read()
 
 
 def refusal(outcome: Outcome, command: str, says: Sequence[str], code: int = 1) -> str:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 from cryptography.hazmat.primitives import serialization
+
 from cvmfs_publisher.operations.mkfs import MkfsOptions, mkfs
 from cvmfs_publisher.repository import Certificate, Manifest, MasterKey, RepositoryKey, Whitelist
 from cvmfs_publisher.repository.manifest import MANIFEST_KEY
 from cvmfs_publisher.repository.whitelist import WHITELIST_KEY
-
 from operations.managers import NAME, ReleaseManager
 from operations.reading import published
 
