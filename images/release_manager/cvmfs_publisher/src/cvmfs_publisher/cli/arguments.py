@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NoReturn, Protocol
 
 WRONG_USE = 3
@@ -79,17 +79,12 @@ def repository_and_path(argument: str | None) -> tuple[str | None, str]:
     return name, path
 
 
-def positive(text: str) -> int:
-    """Parse a whole number of at least one (an argparse type)."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return number
+def whole_number(lowest: int, highest: int = 2**63 - 1) -> Callable[[str], int]:
+    """Return an argparse type for numbers within bounds."""
 
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and lowest <= int(text) <= highest):
+            raise argparse.ArgumentTypeError(f"{text} is not a number from {lowest} to {highest}")
+        return int(text)
 
-def not_negative(text: str) -> int:
-    """Parse a whole number of at least zero (an argparse type)."""
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return number
+    return parse

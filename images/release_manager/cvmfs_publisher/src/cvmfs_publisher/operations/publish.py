@@ -34,6 +34,8 @@ _UNSUPPORTED = {
 }
 """Settings that would change what is published, which this engine does not have, and what to do instead."""
 
+_LONGEST_INTERVAL = 86400.0  # seconds
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishOptions:
@@ -122,11 +124,12 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
                 f"{name} is at revision {base.revision}; the transaction began with revision {session.revision}",
                 remedy=f"Begin anew: cvmfs_server abort -f {name}",
             )
-        revision = _next_revision(base, options)
+        manifest = _next_manifest(base, settings, options)
         history = repository.history()
         tag = _choose_tag(history, settings, options)
         oldest_tag = _oldest_auto_tag(settings)
         lease = Lease.resume(repository.store, name, session.token)
+        lease.renew()  # before the long part: nobody can take it in the meantime, expired as it may be
         warnings: list[str] = []
         with kept_alive(lease), environment.scratch(settings) as scratch:
             timestamp = int(time.time())
@@ -146,7 +149,7 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
                     report = apply_changes(tree, pipeline, changes, apply_options)
                 changed = report.changed or options.tag is not None or options.revision is not None
                 if changed:
-                    manifest = _commit_catalogs(repository, tree, settings, revision, timestamp)
+                    manifest = _commit_catalogs(repository, tree, manifest, timestamp)
                     manifest = _tag(repository, manifest, history, oldest_tag, tag, options.tag_description, timestamp)
                     warnings += repository.commit(manifest, key, lease=lease)
         warnings += close_session(environment, settings, session, lease)
@@ -163,19 +166,17 @@ def preview(environment: Environment, name: str, changes: ChangeSet, options: Pu
     _refuse_unsupported(settings)
     with environment.open(name, settings) as repository, environment.scratch(settings) as scratch:
         base = repository.manifest
-        _next_revision(base, options)
+        _next_manifest(base, settings, options)
         tag = _choose_tag(repository.history(), settings, options)
         _oldest_auto_tag(settings)
         with contextlib.ExitStack() as stack:
             tree = stack.enter_context(WritableCatalogTree(repository.store, base.root_hash, scratch))
-            pipeline = None
+            # All content is said to be known, so that none is stored. Most often, none is even read.
+            pipeline = _pipeline(repository, settings, options, known=lambda _: True, progress=None, scratch=scratch)
             if options.checksum:
-                # Content has to be hashed; as all of it is said to be known, none is stored.
-                pipeline = stack.enter_context(
-                    _pipeline(repository, settings, options, known=lambda _: True, progress=None, scratch=scratch)
-                )
+                stack.enter_context(pipeline)
             apply_options = _apply_options(environment, settings, options, repository.store, scratch, None)
-            report = apply_changes(tree, pipeline, changes, apply_options)
+            report = apply_changes(tree, pipeline if options.checksum else None, changes, apply_options)
         changed = report.changed or options.tag is not None or options.revision is not None
         return _result(repository, base, report, changed, tag if changed else None, started, [], dry_run=True)
 
@@ -217,15 +218,20 @@ def _refuse_outside(session: Session, changes: ChangeSet) -> None:
             )
 
 
-def _next_revision(base: Manifest, options: PublishOptions) -> int:
-    if options.revision is None:
-        return base.revision + 1
-    if options.revision <= base.revision:
+def _next_manifest(base: Manifest, settings: ServerConfig, options: PublishOptions) -> Manifest:
+    """Return the manifest of the next revision, as far as it does not depend on the changes."""
+    revision = base.revision + 1 if options.revision is None else options.revision
+    if revision <= base.revision:
         raise UsageError(
-            f"Revision {options.revision} is not newer than the current revision {base.revision}",
+            f"Revision {revision} is not newer than the current revision {base.revision}",
             remedy="Give a larger number, or none",
         )
-    return options.revision
+    return replace(
+        base,
+        revision=revision,
+        ttl=settings.number("CVMFS_REPOSITORY_TTL", base.ttl),
+        garbage_collectable=settings.flag("CVMFS_GARBAGE_COLLECTION", default=base.garbage_collectable),
+    )
 
 
 def _choose_tag(history: History, settings: ServerConfig, options: PublishOptions) -> str | None:
@@ -296,25 +302,14 @@ def _apply_options(
     )
 
 
-def _commit_catalogs(
-    repository: Repository, tree: WritableCatalogTree, settings: ServerConfig, revision: int, timestamp: int
-) -> Manifest:
-    """Upload the changed catalogs, and return a manifest for them that lacks history and signature."""
-    base = repository.manifest
-    ttl = settings.number("CVMFS_REPOSITORY_TTL", base.ttl)
+def _commit_catalogs(repository: Repository, tree: WritableCatalogTree, manifest: Manifest, timestamp: int) -> Manifest:
+    """Upload the changed catalogs, and return the manifest with them; it still lacks history and signature."""
 
     def put(data: bytes) -> tuple[ContentHash, int]:
-        return put_object(repository.store, data, HashSuffix.CATALOG, base.root_hash.algorithm)
+        return put_object(repository.store, data, HashSuffix.CATALOG, manifest.root_hash.algorithm)
 
-    committed = tree.commit(put, revision, timestamp)
-    return replace(
-        base,
-        root_hash=committed.root_hash,
-        catalog_size=committed.root_size,
-        revision=revision,
-        ttl=ttl,
-        garbage_collectable=settings.flag("CVMFS_GARBAGE_COLLECTION", default=base.garbage_collectable),
-    )
+    committed = tree.commit(put, manifest.revision, timestamp)
+    return replace(manifest, root_hash=committed.root_hash, catalog_size=committed.root_size)
 
 
 def _tag(
@@ -366,13 +361,18 @@ def _oldest_auto_tag(settings: ServerConfig) -> int:
 
 
 def _progress(label: str) -> Progress:
-    interval = os.environ.get("CVMFS_PROGRESS_INTERVAL", "")
+    text = os.environ.get("CVMFS_PROGRESS_INTERVAL")
+    if not text:
+        return Progress(label)
     try:
-        return Progress(label, interval=float(interval)) if interval else Progress(label)
+        interval = float(text)
     except ValueError:
+        interval = 0
+    if not 0 < interval < _LONGEST_INTERVAL:  # nor is NaN
         raise ConfigurationError(
-            f"CVMFS_PROGRESS_INTERVAL={interval} is no number", remedy="Set it to the seconds between two lines"
-        ) from None
+            f"CVMFS_PROGRESS_INTERVAL={text} is no time", remedy="Set it to the seconds between two lines"
+        )
+    return Progress(label, interval=interval)
 
 
 def _result(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..catalog import CatalogTree
 from ..content import ContentHash, HashSuffix
-from ..errors import ObjectNotFound, RepositoryError
+from ..errors import CorruptObject, ObjectNotFound, RepositoryError, UsageError
 from ..paths import ROOT
 from ..repository import History, Repository, Tag
 from .environment import Environment
@@ -43,7 +43,7 @@ def add(environment: Environment, name: str, tag: str, *, description: str = "",
     def edit(repository: Repository, history: History) -> None:
         content_hash = repository.manifest.root_hash
         if root_hash is not None:
-            content_hash = ContentHash.parse(root_hash).with_suffix(HashSuffix.CATALOG)
+            content_hash = _parse(root_hash, name)
         with environment.scratch(environment.settings(name)) as scratch:
             history.move(_snapshot(repository, tag, description, content_hash, scratch))
 
@@ -78,6 +78,15 @@ def _edit(environment: Environment, name: str, edit: Callable[[Repository, Histo
         manifest = replace(repository.manifest, history=repository.put_history(history))
         repository.commit(manifest, key, lease=lease)
         return history
+
+
+def _parse(root_hash: str, name: str) -> ContentHash:
+    try:
+        return ContentHash.parse(root_hash).with_suffix(HashSuffix.CATALOG)
+    except CorruptObject:
+        raise UsageError(
+            f"{root_hash!r} is not the hash of a root catalog", remedy=f"Take it from: cvmfs_server tag -l -x {name}"
+        ) from None
 
 
 def _snapshot(repository: Repository, name: str, description: str, root_hash: ContentHash, scratch: Path) -> Tag:

@@ -8,13 +8,15 @@ import argparse
 from ...operations.environment import Environment
 from ...operations.publish import PublishOptions, preview, publish
 from .. import output
-from ..arguments import add_json, positive, repository_and_path
+from ..arguments import add_json, repository_and_path, whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-a", dest="tag", metavar="TAG", help="name of the new revision")
     parser.add_argument("-m", dest="tag_description", default="", metavar="TEXT", help="description of the tag")
-    parser.add_argument("-n", dest="revision", type=positive, metavar="NUMBER", help="number of the new revision")
+    parser.add_argument(
+        "-n", dest="revision", type=whole_number(1), metavar="NUMBER", help="number of the new revision"
+    )
     parser.add_argument(
         "-Z", dest="compression", metavar="ALGORITHM", help="compression of this publish: default or none"
     )

@@ -9,14 +9,19 @@ import sys
 from ...operations.environment import Environment
 from ...operations.resign import resign_manifest, resign_whitelist
 from .. import output
-from ..arguments import add_json, positive
+from ..arguments import add_json, whole_number
 
 _LONG_DAYS = 30
+_MOST_DAYS = 36500
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-d", dest="days", type=positive, metavar="DAYS", help="days until the whitelist expires (default: 30)"
+        "-d",
+        dest="days",
+        type=whole_number(1, _MOST_DAYS),
+        metavar="DAYS",
+        help="days until the whitelist expires (default: 30)",
     )
     parser.add_argument("-f", dest="force", action="store_true", help="do not ask whether a long life time is meant")
     parser.add_argument(

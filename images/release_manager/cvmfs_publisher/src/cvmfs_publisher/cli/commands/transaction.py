@@ -15,7 +15,7 @@ from ...errors import InTransaction, LeaseHeld, NotADirectory, PathNotFound, Pub
 from ...operations.environment import Environment
 from ...operations.transaction import open_transaction
 from .. import output
-from ..arguments import add_json, not_negative, repository_and_path
+from ..arguments import add_json, repository_and_path, whole_number
 
 _EXIT_CODES: dict[type[PublisherError], int] = {
     InTransaction: errno.EEXIST,
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-t",
         "--retry-timeout",
-        type=not_negative,
+        type=whole_number(0),
         metavar="SECONDS",
         help="wait that long for somebody else's transaction to end; 0 waits for ever",
     )
