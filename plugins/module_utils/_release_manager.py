@@ -26,7 +26,12 @@ from ansible_collections.cvmfs.publishing.plugins.module_utils._engine import (
     engine,
     secret_name,
 )
-from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError, action
+from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import (
+    CommandError,
+    PublishingError,
+    action,
+)
+from ansible_collections.cvmfs.publishing.plugins.module_utils._lock import lock
 from ansible_collections.cvmfs.publishing.plugins.module_utils._reader import Repository
 
 CONFIGURATION_DIR = "/etc/cvmfs/repositories.d"
@@ -51,6 +56,13 @@ READER_ARGUMENT_SPEC = {
     "ca_path": {"type": "path"},
     "validate_certs": {"type": "bool", "default": True},
 }
+
+
+_ENGINE_FAILURES = 125  # exit codes from there on are the engine's own, or signals
+
+
+class Occupied(PublishingError):
+    """Somebody else has a transaction open in the container of this host."""
 
 
 class NotConfigured(PublishingError):
@@ -178,8 +190,50 @@ class ReleaseManager:
             except PublishingError as error:
                 warn(f"{error} The master key of {self.fqrn} is still in that secret: remove it by hand.")
 
+    def lock(self):
+        """Hold this host's lock for starting and removing the container. PublishingError after a minute.
+
+        What a task has found out about the container holds for as long as it has the lock. It is not for publishing,
+        which the open transaction protects.
+        """
+        purpose = f"start or remove container {self.template.name}"
+        return lock(path=os.path.join(self.config_dir, "lock"), purpose=purpose)
+
+    def begin(self, *, sources):
+        """Open a transaction in a container that sees `sources`, and return its public description.
+
+        Occupied if there is one already, which is left alone.
+        """
+        with self.lock():
+            self.refuse_strangers(self.open_transaction())
+            self.ensure_container(container=self.container(sources))
+            try:
+                return self.server().transaction()
+            except BaseException as error:
+                if not self._is_somebody_elses(error):
+                    self.remove_container()
+                raise
+
+    def _is_somebody_elses(self, error):
+        """Whether the transaction that could not be opened is open.
+
+        Tasks keep out of each other's way, but not people who use ``cvmfs_server`` by hand.
+        """
+        is_refused = isinstance(error, CommandError) and 0 < error.completed.rc < _ENGINE_FAILURES
+        return is_refused and self.open_transaction() is not None
+
+    def leave(self, *, transaction_id):
+        """Remove the container, which ends that transaction if it is still open; not if another is open there."""
+        with self.lock():
+            current = self.open_transaction()
+            if current is None or current["id"] == transaction_id:
+                self.remove_container()
+
     def open_transaction(self):
-        """Return the public description of the transaction that is open in the running container, or None."""
+        """Return the public description of the transaction that is open in the running container, or None.
+
+        Hold the lock, or somebody may remove the container meanwhile, which is an error.
+        """
         state = self.engine.inspect(name=self.template.name)
         if state is None or not state["State"]["Running"]:
             return None
@@ -187,9 +241,9 @@ class ReleaseManager:
         return found[0].get("transaction") if found else None
 
     def refuse_strangers(self, current):
-        """Raise PublishingError if there is a `current` transaction: it is somebody else's to publish or to abort."""
+        """Raise Occupied if there is a `current` transaction: it is somebody else's to publish or to abort."""
         if current is not None:
-            raise PublishingError(
+            raise Occupied(
                 f"Transaction {current['id']} is open on {self.fqrn}, in container {self.template.name}",
                 remedy="It is not this task's. Let it end, or abort it with the playbook cvmfs.publishing.abort.",
             )

@@ -180,7 +180,7 @@ seconds:
   type: float
 """
 
-from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import CommandError, PublishingError
+from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError
 from ansible_collections.cvmfs.publishing.plugins.module_utils._module import PublishingModule
 from ansible_collections.cvmfs.publishing.plugins.module_utils._release_manager import (
     ARGUMENT_SPEC,
@@ -242,7 +242,8 @@ class Publish(PublishingModule):
 
     def _publish_transaction(self, identity):
         """Publish a transaction that was opened before. It stays open if this fails."""
-        current = self.release_manager.open_transaction()
+        with self.release_manager.lock():
+            current = self.release_manager.open_transaction()
         if current is None or current["id"] != identity:
             found = f"transaction {current['id']} is" if current else "none is"
             raise PublishingError(
@@ -259,13 +260,12 @@ class Publish(PublishingModule):
 
     def _publish_alone(self):
         """Publish in a transaction of its own, which does not survive a failure."""
-        self.release_manager.refuse_strangers(self.release_manager.open_transaction())
-        self.release_manager.ensure_container(container=self.release_manager.container(self.sources))
+        identity = self.release_manager.begin(sources=self.sources)["id"]
         try:
-            return self._publish(self.release_manager.server().transaction()["id"])
+            return self._publish(identity)
         except BaseException:
             # The container releases its lease when it is told to end.
-            self.release_manager.remove_container()
+            self._leave(identity)
             raise
 
     def _publish(self, identity):
@@ -280,11 +280,15 @@ class Publish(PublishingModule):
             tag_description=self.params["tag_description"] if wants_tag else None,
             checksum=self.params["checksum"],
         )
-        try:
-            self.release_manager.remove_container()
-        except CommandError as error:  # what is published is published
-            self.module.warn(str(error))
+        self._leave(identity)
         return report
+
+    def _leave(self, identity):
+        """Remove the container. That it stays is no error: what is published is published, and what failed failed."""
+        try:
+            self.release_manager.leave(transaction_id=identity)
+        except PublishingError as error:
+            self.module.warn(str(error))
 
     def _preview(self, server):
         return server.publish(changes=self.changes, dry_run=True, checksum=self.params["checksum"])

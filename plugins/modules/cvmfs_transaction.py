@@ -112,14 +112,20 @@ class Transaction(PublishingModule):
             raise PublishingError(
                 "Which transaction to abort is not said", remedy="Give its id, or force: true for whichever is open."
             )
+        if self.params["state"] == "open":
+            self._ensure_open()
+        else:
+            with self.release_manager.lock():
+                self._ensure_aborted()
+
+    def _look(self):
         current = self.release_manager.open_transaction()
         self.before = {"transaction": current}
-        if self.params["state"] == "open":
-            self._ensure_open(current)
-        else:
-            self._ensure_aborted(current)
+        return current
 
-    def _ensure_open(self, current):
+    def _ensure_open(self):
+        with self.release_manager.lock():
+            current = self._look()
         if current is not None and current["id"] == self.params["id"]:
             self.result["transaction"] = current
         else:
@@ -131,15 +137,10 @@ class Transaction(PublishingModule):
     @skip_if_check_mode
     def _open(self):
         sources = [source_path(path) for path in self.params["sources"]]
-        self.release_manager.ensure_container(container=self.release_manager.container(sources))
-        try:
-            opened = self.release_manager.server().transaction(retry_timeout=self.params["retry_timeout"])
-        except BaseException:
-            self.release_manager.remove_container()
-            raise
-        self.result["transaction"] = opened
+        self.result["transaction"] = self.release_manager.begin(sources=sources)
 
-    def _ensure_aborted(self, current):
+    def _ensure_aborted(self):
+        current = self._look()
         self.after = {"transaction": None}
         if current is not None and (self.params["force"] or current["id"] == self.params["id"]):
             self._abort(current)
