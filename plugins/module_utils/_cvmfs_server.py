@@ -62,12 +62,9 @@ class CvmfsServer:
         return self._json(["list", "--json"])["repositories"]
 
     @action("open a transaction")
-    def transaction(self, *, retry_timeout=None):
+    def transaction(self):
         """Open a transaction and return its public description, whose ``id`` proves to later calls whose it is."""
-        argv = ["transaction", "--json"]
-        if retry_timeout is not None:
-            argv += ["-t", str(retry_timeout)]
-        return self._json([*argv, self._fqrn])
+        return self._json(["transaction", "--json", self._fqrn])
 
     @action("publish")
     def publish(self, *, changes, transaction_id=None, dry_run=False, tag=None, tag_description=None, checksum=False):

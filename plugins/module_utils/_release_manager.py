@@ -240,6 +240,12 @@ class ReleaseManager:
         found = [item for item in self.server().list() if item["repository"] == self.fqrn]
         return found[0].get("transaction") if found else None
 
+    def is_busy(self):
+        """Whether anybody has a transaction open, on this host or another. PublishingError."""
+        with self.lock():
+            current = self.open_transaction()
+        return current is not None or self.published().lease() is not None
+
     def refuse_strangers(self, current):
         """Raise Occupied if there is a `current` transaction: it is somebody else's to publish or to abort."""
         if current is not None:

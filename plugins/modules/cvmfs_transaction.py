@@ -44,7 +44,8 @@ options:
     default: []
   retry_timeout:
     description:
-      - For how many seconds to wait for the end of somebody else's transaction. 0 is for ever.
+      - For how many seconds to wait for the end of somebody else's transaction, on this host or another. 0 is for
+        ever.
       - By default it is an error if there is one.
     type: int
   force:
@@ -83,7 +84,10 @@ transaction:
     id: 5e0fd6c1-4a3f-4a39-9c56-0a7cf0cbbd4b
 """
 
-from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError
+import math
+import time
+
+from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import CommandError, PublishingError
 from ansible_collections.cvmfs.publishing.plugins.module_utils._module import (
     PublishingModule,
     skip_if_check_mode,
@@ -91,9 +95,12 @@ from ansible_collections.cvmfs.publishing.plugins.module_utils._module import (
 )
 from ansible_collections.cvmfs.publishing.plugins.module_utils._release_manager import (
     ARGUMENT_SPEC,
+    Occupied,
     ReleaseManager,
     source_path,
 )
+
+_POLL_SECONDS = 5
 
 
 class Transaction(PublishingModule):
@@ -129,7 +136,8 @@ class Transaction(PublishingModule):
         if current is not None and current["id"] == self.params["id"]:
             self.result["transaction"] = current
         else:
-            self.release_manager.refuse_strangers(current)
+            if self.params["retry_timeout"] is None:
+                self.release_manager.refuse_strangers(current)
             self._open()
         self.after = {"transaction": self.result.get("transaction", "open")}
 
@@ -137,7 +145,26 @@ class Transaction(PublishingModule):
     @skip_if_check_mode
     def _open(self):
         sources = [source_path(path) for path in self.params["sources"]]
-        self.result["transaction"] = self.release_manager.begin(sources=sources)
+        self.result["transaction"] = self._begin(sources)
+
+    def _begin(self, sources):
+        """Open a transaction as soon as nobody else has one, within the time there is."""
+        timeout = self.params["retry_timeout"]
+        deadline = math.inf if timeout == 0 else time.monotonic() + (timeout or 0)
+        while True:
+            self._wait(deadline)
+            try:
+                return self.release_manager.begin(sources=sources)
+            except (Occupied, CommandError) as error:
+                is_over = time.monotonic() >= deadline
+                # Somebody may have been faster. Other reasons for which a command fails do not go away by waiting.
+                if is_over or not (isinstance(error, Occupied) or self.release_manager.is_busy()):
+                    raise
+
+    def _wait(self, deadline):
+        """Wait for the end of others' transactions. Who waits has no container and no lock, to be in nobody's way."""
+        while time.monotonic() < deadline and self.release_manager.is_busy():
+            time.sleep(min(_POLL_SECONDS, max(0, deadline - time.monotonic())))
 
     def _ensure_aborted(self):
         current = self._look()

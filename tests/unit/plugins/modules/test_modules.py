@@ -16,11 +16,25 @@ import yaml
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.cvmfs.publishing.plugins.module_utils import _command
+from ansible_collections.cvmfs.publishing.plugins.module_utils._manifest import Lease
 from cases import Case, Commands, load
 from conftest import FIXTURE_NAME
 
 MODULES = "ansible_collections.cvmfs.publishing.plugins.modules"
 SECRETS = {f"keys/{FIXTURE_NAME}.key": "fixture-key", f"s3/{FIXTURE_NAME}.conf": "fixture-s3"}
+
+
+class Clock:
+    """Stands in for the module `time`: who sleeps is awake at once, and later."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        self._now += seconds
 
 
 @pytest.fixture
@@ -50,12 +64,15 @@ def test_module(
     case: Case,
     config: pathlib.Path,
     tmp_path: pathlib.Path,
+    upstream_repository: pathlib.Path,
     upstream_url: str,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "source").mkdir()
     case = _fill(case, {"@CONFIG@": str(config), "@SOURCE@": str(tmp_path / "source"), "@URL@": upstream_url})
+    if "lease" in case:
+        (upstream_repository / Lease.KEY).write_text(json.dumps(case["lease"]))
     commands = Commands(case.get("commands", []))
     monkeypatch.setattr(_command, "run", commands)
     monkeypatch.setattr("os.geteuid", lambda: 1000)
@@ -63,6 +80,7 @@ def test_module(
     warnings: list[str] = []
     monkeypatch.setattr(AnsibleModule, "warn", lambda _self, text: warnings.append(text))
     module = importlib.import_module(f"{MODULES}.{case['module']}")
+    monkeypatch.setattr(module, "time", Clock(), raising=False)
     arguments = {**case["parameters"], "_ansible_check_mode": case.get("check", False), "_ansible_diff": True}
     with patch_module_args(arguments), pytest.raises(SystemExit):
         module.main()
