@@ -107,13 +107,15 @@ def open_transaction(
             token=new_session(),
         )
         # The file first: it keeps a second process of this release manager out. It goes if the lease is not to be had.
-        _write(file, session, exclusive=True)
         try:
-            lease = _acquire(repository.store, session, retry_timeout)
-            with released_on_error(lease):
-                return _begin_with_newest(environment, settings, session, file)
-        except BaseException:
-            file.unlink(missing_ok=True)
+            _write(file, session, exclusive=True)
+            _acquire(repository.store, session, retry_timeout)
+            return _begin_with_newest(environment, settings, session, file)
+        except InTransaction:
+            raise
+        except BaseException as error:
+            # Also when we were interrupted after file or lease had been made, and before we heard of it
+            discard_session(environment, session, error)
             raise
 
 

@@ -8,7 +8,7 @@ import errno
 import fcntl
 import hashlib
 import os
-import tempfile
+import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -25,6 +25,7 @@ from .store import Bytes, ObjectInfo, Version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import FileIO
     from types import TracebackType
 
     from .cancellation import Cancellation
@@ -158,34 +159,34 @@ class LocalStore:
 
     def _write(self, key: str, data: Bytes) -> Version:
         target = self._path(key)
-        temporary = None
+        temporary = self._temporary / f"tmp{secrets.token_hex(8)}"
         try:
-            descriptor, temporary = self._temporary_file()
-            with open(descriptor, "wb", buffering=0) as file:
-                os.fchmod(descriptor, self._file_mode)
+            with self._create(temporary) as file:
+                os.fchmod(file.fileno(), self._file_mode)
                 remaining = memoryview(data)
                 while remaining:
                     remaining = remaining[file.write(remaining) :]
                 if not key.startswith("data/"):
-                    os.fsync(descriptor)  # no power cut may leave an empty manifest
+                    os.fsync(file.fileno())  # no power cut may leave an empty manifest
             try:
                 os.rename(temporary, target)
             except FileNotFoundError:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.rename(temporary, target)
-        except OSError as error:
-            if temporary is not None:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
-            raise self._translate(error, "write", key) from error
+        except BaseException as error:  # an interruption, too, must not leave the file behind
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            if isinstance(error, OSError):
+                raise self._translate(error, "write", key) from error
+            raise
         return _version(data)
 
-    def _temporary_file(self) -> tuple[int, str]:
+    def _create(self, temporary: Path) -> FileIO:
         try:
-            return tempfile.mkstemp(dir=self._temporary)
+            return open(temporary, "xb", buffering=0)
         except FileNotFoundError:
             self._temporary.mkdir(parents=True, exist_ok=True)
-            return tempfile.mkstemp(dir=self._temporary)
+            return open(temporary, "xb", buffering=0)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
