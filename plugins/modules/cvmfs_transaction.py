@@ -178,6 +178,8 @@ class Transaction(PublishingModule):
                 self._break_lease()
             if self.release_manager.has_container():
                 self._remove_container()
+            if not self.params["force"]:
+                self._tell_of_lease()
 
     @trigger_change
     @skip_if_check_mode
@@ -186,6 +188,15 @@ class Transaction(PublishingModule):
             self.release_manager.server().abort(transaction_id=current["id"])
         finally:
             self.release_manager.remove_container()
+
+    def _tell_of_lease(self):
+        """Warn if the transaction has lost its container, which could not give the lease back."""
+        lease = self.release_manager.published().lease()
+        if lease is not None and lease.transaction == self.params["id"]:
+            self.module.warn(
+                f"Transaction {lease.transaction} has lost its container. Its lease on {self.release_manager.fqrn} is "
+                "in others' way for some minutes, unless you break it with the playbook cvmfs.publishing.abort."
+            )
 
     @trigger_change
     @skip_if_check_mode
