@@ -19,13 +19,23 @@ from .upstream import Tools, Upstream, find_tools
 _HERE = Path(__file__).parent
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+_SKIPPED = pytest.StashKey[str]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip everything here, for one reason, where there is no CernVM-FS."""
     tools = find_tools()
     if isinstance(tools, str):
+        config.stash[_SKIPPED] = reason = f"interoperability not tested: {tools}"
         for item in items:
             if _HERE in item.path.parents:
-                item.add_marker(pytest.mark.skip(reason=f"interoperability not tested: {tools}"))
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say so, also where reasons are not asked for."""
+    if _SKIPPED in config.stash:
+        terminalreporter.write_line(config.stash[_SKIPPED], yellow=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
