@@ -67,7 +67,8 @@ lint: venv ## shellcheck, ruff, mypy, yamllint, ansible-lint
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy $(PUBLISHER)/src
 	$(VENV)/bin/yamllint --strict .
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" ansible-lint --offline --profile production
+	@mkdir -p build/link/ansible_collections/cvmfs && ln -sfn "$(CURDIR)" build/link/ansible_collections/cvmfs/publishing
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" ANSIBLE_COLLECTIONS_PATH="$(CURDIR)/build/link" ansible-lint --offline --profile production
 
 .PHONY: test-unit
 test-unit: venv ## Unit tests of the collection
@@ -76,6 +77,10 @@ test-unit: venv ## Unit tests of the collection
 .PHONY: test-publisher
 test-publisher: venv images ## Tests of the native publisher, on local storage and on Ceph
 	$(ENVIRONMENT); tools/with-ceph $(PYTEST) $(PUBLISHER)/tests
+
+.PHONY: test-slow
+test-slow: venv images ## That publishing a large release takes little memory (minutes; not part of make test)
+	$(ENVIRONMENT); tools/with-ceph $(PYTEST) -m slow $(PUBLISHER)/tests
 
 .PHONY: test-images
 test-images: venv images ## Tests of the images and of the tools that build and start them
