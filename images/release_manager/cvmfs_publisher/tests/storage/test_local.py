@@ -21,6 +21,8 @@ def test_has_upstreams_layout(tmp_path: Path) -> None:
     assert (tmp_path / "srv/.cvmfspublished").read_bytes() == b"manifest"
     assert (tmp_path / "srv/data/ab/cdC").read_bytes() == b"catalog"
     assert not list((tmp_path / "srv/data/txn").iterdir())
+    directories = {path.name for path in (tmp_path / "srv/data").iterdir()}
+    assert directories == {"txn", *(f"{number:02x}" for number in range(256))}, "upstream's import needs all of them"
     assert {item.key for item in store.list("")} == {".cvmfspublished", "data/ab/cdC"}
 
 

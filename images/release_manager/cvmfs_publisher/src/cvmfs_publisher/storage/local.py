@@ -171,7 +171,7 @@ class LocalStore:
             try:
                 os.rename(temporary, target)
             except FileNotFoundError:
-                target.parent.mkdir(parents=True, exist_ok=True)
+                self._make_directories(target)
                 os.rename(temporary, target)
         except BaseException as error:  # an interruption, too, must not leave the file behind
             with contextlib.suppress(OSError):
@@ -180,6 +180,16 @@ class LocalStore:
                 raise self._translate(error, "write", key) from error
             raise
         return _version(data)
+
+    def _make_directories(self, target: Path) -> None:
+        """Make the directory for an object; for one below ``data/`` those of all others as well.
+
+        CernVM-FS's own ``cvmfs_server import`` refuses storage in which one of them is missing.
+        """
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.parent.parent == self._root / "data":
+            for number in range(256):
+                (target.parent.parent / f"{number:02x}").mkdir(exist_ok=True)
 
     def _create(self, temporary: Path) -> FileIO:
         try:
