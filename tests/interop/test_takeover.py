@@ -5,15 +5,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from . import sources
-from .native import NativeRepository
-from .services import Bucket
+from .services import Bucket, Place
 from .test_native import KEEP_ALL, New
 from .trees import Tree, below, differences, read_directory, read_mount
 from .upstream import CONFIGURATION, CommandFailed, Published, Repository, Upstream
@@ -50,20 +47,6 @@ def edit(root: Path) -> None:
     os.utime(root, ns=(0, 0))
 
 
-TakeOver = Callable[[NativeRepository], AbstractContextManager[Repository]]
-
-
-@pytest.fixture(params=["imported", "configured"])
-def take_over(request: pytest.FixtureRequest, upstream: Upstream, bucket: Bucket) -> TakeOver:
-    """Each way in which CernVM-FS's own publisher can take over a repository."""
-
-    def take(repository: NativeRepository) -> AbstractContextManager[Repository]:
-        way = upstream.imported if request.param == "imported" else upstream.configured
-        return way(repository, bucket.storage_of(repository.name), repository.keys)
-
-    return take
-
-
 def keep_all(repository: Repository) -> None:
     with (CONFIGURATION / "repositories.d" / repository.name / "server.conf").open("a") as conf:
         conf.writelines(f"{key}={value}\n" for key, value in KEEP_ALL.items())
@@ -75,11 +58,20 @@ def tags_of(repository: Repository) -> dict[str, tuple[str, str]]:
     return {name: (root_hash, revision) for name, root_hash, _, revision, *_ in fields}
 
 
-def test_turn_by_turn(upstream: Upstream, new_native: New, bucket: Bucket, take_over: TakeOver, tmp_path: Path) -> None:
-    native = new_native(bucket, **KEEP_ALL)
+@pytest.mark.parametrize(
+    ("way", "storage"),
+    [("imported", "bucket"), ("configured", "bucket"), ("imported", "served")],
+    ids=["import", "configuration", "import-local"],
+)
+def test_turn_by_turn(
+    request: pytest.FixtureRequest, upstream: Upstream, new_native: New, tmp_path: Path, way: str, storage: str
+) -> None:
+    place: Place = request.getfixturevalue(storage)
+    native = new_native(place, **KEEP_ALL)
     copy = sources.make(sources.awkward(1), tmp_path / "copy")
     native.mirror(copy, "tree", "-a", "native-2", "-m", "made by native")
-    with take_over(native) as theirs:
+    take_over = getattr(upstream, way)
+    with take_over(native, place.storage_of(native.name), native.keys) as theirs:
         keep_all(theirs)
         assert tags_of(theirs)["native-2"] == (native.manifest()["C"], "2")
 
@@ -99,8 +91,8 @@ def test_turn_by_turn(upstream: Upstream, new_native: New, bucket: Bucket, take_
         with theirs.publish("-a", "upstream-5") as mounted:
             (mounted / "five").write_text("5")
         assert native.manifest()["S"] == "5"
+        assert_shows(upstream, native, read_directory(copy))
         native.check()
-        upstream.check(native)
 
         tags = tags_of(theirs)
         assert {name: tags[name][1] for name in tags if name[-2:-1] == "-" and name[-1:].isdigit()} == {
