@@ -122,7 +122,7 @@ def test_trees_made_by_chance(upstream: Upstream, new_native: New, served: Direc
     """Each tree replaces the one before, so that anything becomes anything else."""
     repository = new_native(served, **KEEP_ALL)
 
-    @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+    @settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
     @given(tree=sources.TREES)
     def publish(tree: sources.Directory) -> None:
         with tempfile.TemporaryDirectory() as directory:
