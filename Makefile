@@ -88,7 +88,7 @@ test-images: venv images ## Tests of the images and of the tools that build and 
 
 .PHONY: test-integration
 test-integration: venv images ## Modules and roles on real podman and real Ceph
-	$(ENVIRONMENT); tools/with-ceph $(PYTEST) tests/integration
+	$(ENVIRONMENT); $(WITH_ROOTLESS) tools/with-ceph $(PYTEST) tests/integration
 
 .PHONY: test-docker
 test-docker: venv images ## The tests of images and modules that concern docker (root; uses the machine's docker or starts one)

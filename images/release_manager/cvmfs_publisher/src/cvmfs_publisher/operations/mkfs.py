@@ -214,7 +214,9 @@ def _write_keys(directory: Path, name: str, keys: _Keys) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError(f"Cannot make {directory}: {error.strerror}") from error
+        raise ConfigurationError(
+            f"Cannot make {directory}: {error.strerror}", remedy="Provide a writable directory for new keys"
+        ) from error
     write_key_file(directory / f"{name}.masterkey", keys.master.private_pem(), secret=True)
     write_key_file(directory / f"{name}.pub", keys.master.public_pem(), secret=False)
     write_key_file(directory / f"{name}.key", keys.repository.private_pem(), secret=True)

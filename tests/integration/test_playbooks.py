@@ -7,7 +7,7 @@ import os
 import pathlib
 import re
 
-from conftest import Site
+from .conftest import Site
 
 
 def test_a_second_run_changes_nothing(site: Site) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from conftest import Site
+
+from .conftest import Site
 
 COLLECTION = "cvmfs.publishing"
 
@@ -71,9 +72,6 @@ class Bucket:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._name)
         found = {item["Key"]: item["ETag"] for page in pages for item in page.get("Contents", [])}
         return found if lease else {key: tag for key, tag in found.items() if not key.endswith("lease.json")}
-
-    def exists(self) -> bool:
-        return self._name in [bucket["Name"] for bucket in self._client.list_buckets()["Buckets"]]
 
 
 def grow(directory: pathlib.Path, files: int) -> None:

@@ -3,20 +3,24 @@
 
 The environment says where the storage is; without it, there is nothing to test against:
 
-    CVMFS_TEST_S3_ENDPOINT, CVMFS_TEST_S3_ACCESS_KEY, CVMFS_TEST_S3_SECRET_KEY
-    CVMFS_TEST_DOCKER=1    test with docker, too
+    CVMFS_TEST_S3_ENDPOINT    as tools/with-ceph sets it
+    CVMFS_TEST_CEPH           the container in which radosgw-admin makes users for the tests
+    CVMFS_TEST_DOCKER=1       docker is there, as tools/with-docker provides it
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import urllib.request
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -24,14 +28,16 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+# Of the Ceph that tools/with-ceph has started
+RADOSGW_ADMIN = ["podman", "exec", os.environ.get("CVMFS_TEST_CEPH", ""), "radosgw-admin"]
 IMAGE = "localhost/cvmfs-release-manager:native"
-ENGINES = [
-    "podman",
-    pytest.param(
-        "docker", marks=pytest.mark.skipif("CVMFS_TEST_DOCKER" not in os.environ, reason="CVMFS_TEST_DOCKER is not set")
-    ),
-]
+ENGINES = ["podman", pytest.param("docker", marks=pytest.mark.docker)]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known by which `make test-docker` selects."""
+    config.addinivalue_line("markers", "docker: needs a docker daemon (tools/with-docker)")
 
 
 @dataclasses.dataclass
@@ -60,8 +66,21 @@ class Site:
     repository: str
     engine: str
     endpoint: str
-    access_key: str
-    secret_key: str
+
+    @property
+    def access_key(self) -> str:
+        """What the repository's own user of the storage is called by, once the role has made it."""
+        return self._s3_settings["CVMFS_S3_ACCESS_KEY"]
+
+    @property
+    def secret_key(self) -> str:
+        """The password of that user."""
+        return self._s3_settings["CVMFS_S3_SECRET_KEY"]
+
+    @property
+    def _s3_settings(self) -> dict[str, str]:
+        words = shlex.split((self.keys / f"{self.repository}.s3.conf").read_text(), comments=True)
+        return dict(word.split("=", 1) for word in words)
 
     @property
     def url(self) -> str:
@@ -90,7 +109,7 @@ class Site:
             "ansible_python_interpreter": sys.executable,
             "cvmfs_keys_dir": str(self.keys),
             "cvmfs_repositories": {self.repository: {"s3": {"endpoint": self.endpoint, "bucket": self.repository}}},
-            "cvmfs_s3_credentials": {self.repository: {"access_key": self.access_key, "secret_key": self.secret_key}},
+            "s3_storage_radosgw_admin": RADOSGW_ADMIN,
             "release_manager_config_dir": str(self.config),
             "release_manager_engine": self.engine,
             "release_manager_image": IMAGE,
@@ -132,7 +151,8 @@ class Site:
 
     def revision(self) -> int:
         """The newest revision, as everybody sees it."""
-        return self.manager("cvmfs_repository_info")["revision"]
+        with urllib.request.urlopen(f"{self.url}/.cvmfspublished") as response:  # noqa: S310
+            return int(re.search(rb"^S(\d+)$", response.read(), re.MULTILINE)[1])  # type: ignore[index]
 
     def engine_command(self, *arguments: str, check: bool = True) -> str:
         """Run a command of the engine."""
@@ -167,26 +187,32 @@ class Site:
         return Run(done.returncode, done.stdout + done.stderr)
 
 
-@pytest.fixture(scope="session", params=ENGINES)
-def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A site with an empty repository."""
+@contextlib.contextmanager
+def running_site(directory: pathlib.Path, engine: str, **variables: Any) -> Iterator[Site]:
+    """Have a site with an empty repository, for as long as the context lasts; `variables` are for the inventory."""
     if "CVMFS_TEST_S3_ENDPOINT" not in os.environ:
         pytest.skip("CVMFS_TEST_S3_ENDPOINT is not set: there is no S3 storage to test with")
-    _have_image(request.param)
-    directory = tmp_path_factory.mktemp("site")
+    if engine == "docker" and "CVMFS_TEST_DOCKER" not in os.environ:
+        pytest.skip("CVMFS_TEST_DOCKER is not set: there is no docker to test with")
+    _have_image(engine)
     link = directory / "collections" / "ansible_collections" / "cvmfs" / "publishing"
     link.parent.mkdir(parents=True)
     link.symlink_to(ROOT)
-    names = ("ENDPOINT", "ACCESS_KEY", "SECRET_KEY")
-    endpoint, access_key, secret_key = (os.environ[f"CVMFS_TEST_S3_{name}"] for name in names)
     repository = f"test-{uuid.uuid4().hex[:12]}.example.org"
-    site = Site(directory, repository, request.param, endpoint, access_key, secret_key)
-    site.write_inventory()
+    site = Site(directory, repository, engine, os.environ["CVMFS_TEST_S3_ENDPOINT"])
+    site.write_inventory(**variables)
     try:
         site.play("site").expect()
         yield site
     finally:
-        _clean(site)
+        clean(site)
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site with a repository, which the tests share."""
+    with running_site(tmp_path_factory.mktemp("site"), request.param) as site:
+        yield site
 
 
 def _have_image(engine: str) -> None:
@@ -199,12 +225,12 @@ def _have_image(engine: str) -> None:
             subprocess.run(["docker", "load"], check=True, stdin=save.stdout, stdout=subprocess.DEVNULL)
 
 
-def _clean(site: Site) -> None:
-    credentials = {"access_key": site.access_key, "secret_key": site.secret_key}
+def clean(site: Site) -> None:
+    """Remove what a site has made: its container, its secrets, its user of the storage with all that is stored."""
     site.engine_command("rm", "-f", "-v", site.container, check=False)
     site.module("cvmfs_secret", repository=site.repository, engine=site.engine, state="absent")
-    bucket = {"bucket": site.repository, "endpoint": site.endpoint, **credentials}
-    site.module("cvmfs_s3_bucket", state="absent", force=True, **bucket)
+    remove = ["user", "rm", f"--uid=cvmfs-{site.repository}", "--purge-data"]
+    subprocess.run([*RADOSGW_ADMIN, *remove], check=False, capture_output=True)
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from conftest import Site
+
+from .conftest import Site
 
 
 @pytest.fixture

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A user without any privilege publishes with podman as well as root does.
 
-Root makes a user for the test, who is gone afterwards. Anybody else is such a user.
+For root, tools/with-rootless makes a user. Anybody else is such a user.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import getpass
 import os
@@ -21,39 +20,32 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import IMAGE, ROOT, Site, _clean
-from plays import run_tasks, secret_names
 
-SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+from .conftest import Site, clean
+from .plays import run_tasks, secret_names
+
+pytestmark = pytest.mark.parametrize("site", ["podman"], indirect=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class User:
-    """Somebody with a home directory and rootless podman."""
+    """Somebody with a home directory and rootless podman. `program` is what runs commands as the user, if need be."""
 
     name: str
+    program: str | None
 
     @property
     def home(self) -> pathlib.Path:
         return pathlib.Path(pwd.getpwnam(self.name).pw_dir)
 
     @property
-    def runtime_directory(self) -> pathlib.Path:
-        return pathlib.Path("/run/user", str(pwd.getpwnam(self.name).pw_uid))
+    def uid(self) -> int:
+        return pwd.getpwnam(self.name).pw_uid
 
-    @property
-    def is_myself(self) -> bool:
-        return getpass.getuser() == self.name
-
-    def command(self, *arguments: str) -> list[str]:
-        """Return what runs a command as the user, in an environment as a login makes it."""
-        return list(arguments) if self.is_myself else ["su", "-", self.name, "-c", 'exec "$@"', "--", "sh", *arguments]
-
-    def run(self, *arguments: str, check: bool = True, **options: Any) -> str:
+    def run(self, *arguments: str, check: bool = True) -> str:
         """Run a command as the user; its standard output."""
-        options = {"stdout": subprocess.PIPE, **options}
-        done = subprocess.run(self.command(*arguments), check=check, cwd="/", text=True, **options)
-        return str(done.stdout)
+        command = [self.program, *arguments] if self.program else arguments
+        return subprocess.run(command, check=check, cwd="/", capture_output=True, text=True).stdout
 
 
 @dataclasses.dataclass
@@ -74,7 +66,7 @@ class RootlessSite(Site):
         variables = inventory["all"]["hosts"]["localhost"]
         del variables["release_manager_config_dir"]
         host = {"ansible_python_interpreter": "/usr/bin/python3"}
-        if not self.user.is_myself:
+        if self.user.program:
             become = {"become": True, "become_method": "ansible.builtin.su", "become_user": self.user.name}
             host |= {f"ansible_{name}": value for name, value in {**become, "become_flags": "-"}.items()}
             host["ansible_pipelining"] = True
@@ -91,57 +83,31 @@ class RootlessSite(Site):
 
 
 @pytest.fixture(scope="module")
-def user() -> Iterator[User]:
-    """Root makes a user, with the image, and such a login as systemd would make it."""
+def user() -> User:
+    """Somebody who is not root, with the image."""
     if os.geteuid():
-        yield User(getpass.getuser())
-        return
-    user = User(f"cvmfs-test-{uuid.uuid4().hex[:8]}")
-    subprocess.run(["useradd", "--create-home", "--shell", "/bin/bash", user.name], check=True)
-    try:
-        with devices_for_everybody():
-            shutil.chown(_made(user.runtime_directory), user.name)
-            settings = user.run(
-                "bash", "-s", str(user.home / ".containers"), input=(ROOT / "tools/container-env").read_text()
-            )
-            profile = f"PATH={SYSTEM_PATH}\nexport XDG_RUNTIME_DIR={user.runtime_directory}\n{settings}"
-            (user.home / ".profile").write_text(profile)
-            with subprocess.Popen(["podman", "save", IMAGE], stdout=subprocess.PIPE) as save:
-                user.run("podman", "load", "--quiet", stdin=save.stdout)
-            yield user
-    finally:
-        user.run("podman", "system", "migrate", check=False)  # ends the process that holds the user's namespace
-        shutil.rmtree(user.runtime_directory, ignore_errors=True)
-        subprocess.run(["userdel", "--remove", "--force", user.name], check=False, stderr=subprocess.DEVNULL)
-
-
-@contextlib.contextmanager
-def devices_for_everybody() -> Iterator[None]:
-    """Rootless podman may need what udev usually lets everybody use."""
-    found = {path: path.stat().st_mode for path in map(pathlib.Path, ("/dev/fuse", "/dev/net/tun")) if path.exists()}
-    for path in found:
-        path.chmod(0o666)
-    yield
-    for path, mode in found.items():
-        path.chmod(mode)
+        return User(getpass.getuser(), None)
+    if "CVMFS_TEST_ROOTLESS" not in os.environ:
+        pytest.skip("CVMFS_TEST_ROOTLESS is not set: there is no user to test with (tools/with-rootless)")
+    user = User(os.environ["CVMFS_TEST_ROOTLESS_USER"], os.environ["CVMFS_TEST_ROOTLESS"])
+    # What systemd does for those who log in
+    settings = f"export XDG_RUNTIME_DIR=/run/user/{user.uid}\n" + 'eval "$("$HOME/container-env" "$HOME")"\n'
+    (user.home / ".profile").write_text(settings)
+    return user
 
 
 @pytest.fixture(scope="module")
 def rootless(site: Site, user: User, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RootlessSite]:
     """A site like the others, but for the user."""
-    if site.engine != "podman":
-        pytest.skip("about podman")
     directory = tmp_path_factory.mktemp("rootless")
     (directory / "collections").symlink_to(site.directory / "collections")
-    names = ("endpoint", "access_key", "secret_key")
-    common = {name: getattr(site, name) for name in names}
-    made = RootlessSite(directory, f"user-{uuid.uuid4().hex[:8]}.example.org", "podman", **common, user=user)
+    made = RootlessSite(directory, f"user-{uuid.uuid4().hex[:8]}.example.org", "podman", site.endpoint, user=user)
     made.write_inventory()
     try:
         made.play("site").expect()
         yield made
     finally:
-        _clean(made)
+        clean(made)
 
 
 @pytest.fixture
@@ -149,7 +115,7 @@ def release(source: pathlib.Path, rootless: RootlessSite) -> Iterator[pathlib.Pa
     """What the user wants to publish, in the user's home directory."""
     release = rootless.user.home / "release"
     shutil.copytree(source, release, symlinks=True)
-    if not rootless.user.is_myself:
+    if rootless.user.program:
         subprocess.run(["chown", "-R", rootless.user.name, release], check=True)
     (release / "bin").chmod(0o700)
     yield release
@@ -190,7 +156,7 @@ def test_container_is_the_users(rootless: RootlessSite, release: pathlib.Path) -
         fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
         assert int(fields["CapBnd"], 16) == 0
         pid = int(rootless.engine_command("container", "inspect", "--format", "{{.State.Pid}}", rootless.container))
-        assert pathlib.Path(f"/proc/{pid}").stat().st_uid == pwd.getpwnam(rootless.user.name).pw_uid
+        assert pathlib.Path(f"/proc/{pid}").stat().st_uid == rootless.user.uid
     finally:
         abort = {"config_dir": "{{ omit }}", "id": opened["transaction"]["id"], "state": "aborted"}
         (aborted,) = run_tasks(rootless, {"cvmfs_transaction": abort})
@@ -224,8 +190,3 @@ def test_user_and_root_respect_each_other(site: Site, rootless: RootlessSite) ->
         (ended,) = run_tasks(rootless, {"cvmfs_transaction": mine})
         other.module("cvmfs_secret", repository=other.repository, state="absent")
     assert ended["changed"]  # it was still there
-
-
-def _made(directory: pathlib.Path) -> pathlib.Path:
-    directory.mkdir(mode=0o700, parents=True)
-    return directory

@@ -7,13 +7,19 @@ import dataclasses
 import os
 import pathlib
 import shutil
+import subprocess
+import urllib.error
 import uuid
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Site
-from plays import Bucket, run_tasks, secret_names
+
+from .conftest import RADOSGW_ADMIN, Site
+from .plays import Bucket, run_tasks, secret_names
+
+# Nothing here is about the engine.
+pytestmark = pytest.mark.parametrize("site", ["podman"], indirect=True)
 
 PREDICTED = ("changed", "added", "modified", "removed", "paths", "diff")
 
@@ -127,8 +133,12 @@ def test_a_site_is_predicted(site: Site, tmp_path: pathlib.Path) -> None:
     assert run.changed > 3
     assert not new_site.keys.exists()
     assert not new_site.config.exists()
-    assert not Bucket(new_site).exists()
     assert secret_names(new_site) == []
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        new_site.revision()
+    users = subprocess.run([*RADOSGW_ADMIN, "user", "list"], check=True, capture_output=True, text=True).stdout
+    assert f"cvmfs-{site.repository}" in users
+    assert f"cvmfs-{new_site.repository}" not in users
 
 
 @pytest.mark.parametrize(

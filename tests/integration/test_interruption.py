@@ -12,15 +12,22 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import Site
-from plays import Bucket, grow, run_tasks
+
+from .conftest import Site, running_site
+from .plays import Bucket, grow, run_tasks
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site of its own, which publishes slowly: over a single connection."""
+    with running_site(tmp_path_factory.mktemp("slow"), "podman", s3_storage_connections=1) as site:
+        yield site
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """What takes some seconds to publish."""
     directory = tmp_path_factory.mktemp("large")
-    grow(directory, 4000)
+    grow(directory, 1500)
     return directory
 
 
@@ -80,7 +87,7 @@ def test_module_is_terminated(site: Site, large: pathlib.Path) -> None:
     """With SIGTERM, as by a time limit or Ctrl-C: the module aborts its own transaction and removes the container."""
     bucket = Bucket(site)
     published, objects = manifest(site), len(bucket.objects())
-    grow(large / "more", 3000)
+    grow(large / "more", 1500)
     content = [{"source": str(large), "base_dir": "terminated"}]
     with Publishing(lambda: run_tasks(site, {"cvmfs_publish": {"content": content}})) as publishing:
         publishing.wait_until_uploading(bucket, objects)
