@@ -260,8 +260,8 @@ def test_a_lease_that_cannot_be_given_back_is_a_warning(manager: ReleaseManager,
     """What is published is published."""
     manager.ingest(Deletion(b"new_repository"))
     trouble = StorageError("The storage has a bad day")
-    # The lease is written when it is taken, before the commit, and when it is given back
-    plan = [Fault(nth=3, operations=("put_if_match",), keys=LEASE_KEY, error=trouble)]
+    # The lease is written when it is taken, at the beginning, before the commit, and when it is given back
+    plan = [Fault(nth=4, operations=("put_if_match",), keys=LEASE_KEY, error=trouble)]
     environment = FaultyEnvironment(manager, plan)
     result = ingest(environment, NAME, ChangeSet((mirror(source),)), PublishOptions())
     assert result.revision == 3
@@ -279,7 +279,7 @@ def test_the_error_that_is_told_is_the_first_one(manager: ReleaseManager, source
     first, second = StorageError("The first error"), StorageError("The second error")
     plan = [
         Fault(operations=("put",), keys="data/*", error=first),
-        Fault(nth=2, times=99, operations=("put_if_match",), keys=LEASE_KEY, error=second),
+        Fault(nth=3, times=99, operations=("put_if_match",), keys=LEASE_KEY, error=second),
     ]
     with pytest.raises(StorageError, match="The first error"):
         ingest(FaultyEnvironment(manager, plan), NAME, ChangeSet((mirror(source),)), PublishOptions())

@@ -111,8 +111,8 @@ def open_transaction(
             _write(file, session, exclusive=True)
             _acquire(repository.store, session, retry_timeout)
             return _begin_with_newest(environment, settings, session, file)
-        except InTransaction:
-            raise
+        except (InTransaction, ConfigurationError):
+            raise  # the session file is not ours
         except BaseException as error:
             # Also when we were interrupted after file or lease had been made, and before we heard of it
             discard_session(environment, session, error)
