@@ -307,7 +307,7 @@ def test_progress_is_on_standard_error(local: ReleaseManager, tmp_path: Path) ->
     assert re.search(r" of 300 files  .* of 18\.0 MB", lines[0])
     assert "300 files, 18.0 MB in " in lines[-1]
     local.environ["CVMFS_PROGRESS_INTERVAL"] = "often"
-    local.refuses("ingest", "-d", "sw", says=["CVMFS_PROGRESS_INTERVAL=often is no number"])
+    local.refuses("ingest", "-d", "sw", says=["CVMFS_PROGRESS_INTERVAL=often is no time"])
 
 
 def test_a_terminal_gets_one_live_line(local: ReleaseManager, tmp_path: Path) -> None:
