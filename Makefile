@@ -59,7 +59,11 @@ lock: ## Pin all requirements to the latest versions, with hashes (needs uv)
 ##@ Test it
 
 .PHONY: test
-test: lint test-unit test-publisher test-images test-integration test-molecule test-docker test-sanity ## All tests and checks
+test: lint test-unit test-publisher test-images test-sanity ## Checks, and the tests of publisher, images and modules
+
+.PHONY: test-slow
+test-slow: ## What takes longer: playbooks on real engines, Molecule, docker
+	status=0; for suite in test-integration test-molecule test-docker; do $(MAKE) "$$suite" || status=1; done; exit "$$status"
 
 .PHONY: lint
 lint: venv ## shellcheck, ruff, mypy, yamllint, ansible-lint
