@@ -61,8 +61,8 @@ lock: ## Pin all requirements to the latest versions, with hashes (needs uv)
 .PHONY: test
 test: lint test-unit test-publisher test-images test-sanity ## Checks, and the tests of publisher, images and modules
 
-.PHONY: test-slow
-test-slow: ## What takes longer: playbooks on real engines, Molecule, docker
+.PHONY: test-extended
+test-extended: ## What takes longer: playbooks on real engines, Molecule, docker
 	status=0; for suite in test-integration test-molecule test-docker; do $(MAKE) "$$suite" || status=1; done; exit "$$status"
 
 .PHONY: lint
