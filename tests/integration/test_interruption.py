@@ -16,6 +16,7 @@ import pytest
 from .conftest import Site, running_site
 from .plays import Bucket, grow, run_tasks
 
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A site of its own, which publishes slowly: over a single connection."""
