@@ -370,7 +370,7 @@ def _progress(label: str) -> Progress:
         interval = 0
     if not 0 < interval < _LONGEST_INTERVAL:  # nor is NaN
         raise ConfigurationError(
-            f"CVMFS_PROGRESS_INTERVAL={text} is no number of seconds", remedy="Set it to the seconds between two lines"
+            f"CVMFS_PROGRESS_INTERVAL={text} is no time", remedy="Set it to the seconds between two lines"
         )
     return Progress(label, interval=interval)
 
