@@ -274,10 +274,14 @@ def run_in_copy(
 
 
 def refusal(outcome: Outcome, command: str, says: Sequence[str], code: int = 1) -> str:
-    """Assert that an outcome is one clear error, and return the message."""
+    """Assert that an outcome is one clear error, and return the message. Progress may have been told before it."""
     assert outcome.code == code, (outcome.code, outcome.stderr)
     assert outcome.stdout == ""
-    lines = [line for line in outcome.stderr.splitlines() if "trying again" not in line]
+    lines = [
+        line
+        for line in outcome.stderr.splitlines()
+        if not line.startswith("Publishing ") and "trying again" not in line
+    ]
     assert len(lines) == 1, outcome.stderr
     message = lines[0]
     assert message.startswith(f"cvmfs_server {command}: "), message

@@ -98,7 +98,7 @@ def sqlite_errors(file: Path, what: str) -> Iterator[None]:
             sqlite3.SQLITE_CANTOPEN,
         ):
             raise PublisherError(
-                f"Cannot write {what} to the scratch directory {file.parent}: {error}",
+                f"Cannot write {what[0].lower()}{what[1:]} to the scratch directory {file.parent}: {error}",
                 remedy="Free space there, or use a larger scratch volume; nothing was published",
             ) from error
         raise CorruptObject(

@@ -131,7 +131,8 @@ class Requester:
             remedy = "Run the command again when the store is well; nothing of the old revision is lost"
         else:
             remedy = "Check that the address in the configuration is right and that the store is up"
-        return EndpointUnreachable(f"{action} at {self._name} failed for {elapsed:.0f} s: {reason}", remedy=remedy)
+        time_spent = f" for {elapsed:.0f} s" if elapsed >= 1 else ""
+        return EndpointUnreachable(f"{action} at {self._name} failed{time_spent}: {reason}", remedy=remedy)
 
     def _notice(self, reason: str) -> None:
         now = time.monotonic()
