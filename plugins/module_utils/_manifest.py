@@ -34,11 +34,20 @@ class WhitelistExpired(VerificationError):
 
 
 def digest(data, algorithm=""):
-    """Return the hexadecimal digest of `data`; `algorithm` is the suffix of a printed hash."""
+    """Return the hexadecimal digest of `data`; `algorithm` is the suffix of a printed hash.
+
+    VerificationError where Python does not have the algorithm: OpenSSL may come without RIPEMD-160.
+    """
     name, size = ALGORITHMS[algorithm]
     if name == "shake_128":
         return hashlib.shake_128(data).hexdigest(size)
-    return hashlib.new(name, data, usedforsecurity=False).hexdigest()
+    try:
+        return hashlib.new(name, data, usedforsecurity=False).hexdigest()
+    except ValueError:
+        raise VerificationError(
+            f"The repository's hashes are of the algorithm {name}, which this machine's Python does not have; "
+            "look at it from a machine whose OpenSSL has it"
+        ) from None
 
 
 def hash_is(text, data):

@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
+import struct
+import subprocess
+import tarfile
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from cvmfs_publisher.changes.archive import IN_MEMORY
 from cvmfs_publisher.changes.change_set import ChangeSet
 from cvmfs_publisher.errors import RepositoryExists
 from cvmfs_publisher.operations.check import check
@@ -192,3 +198,35 @@ def test_signals(manager: ReleaseManager, large: Path, number: signal.Signals) -
     assert manager.state() == before
     manager.server("ingest", "--directory", large, "-b", "sw").succeeded()
     manager.check()
+
+
+def test_archive_that_does_not_go_on(manager: ReleaseManager) -> None:
+    """In the middle of a large file, which one thread reads while another waits."""
+    before = manager.state()
+    header = tarfile.TarInfo("large")
+    header.size = IN_MEMORY * 2
+    with subprocess.Popen(
+        manager.argv("ingest", "-t", "-", "-b", "sw"),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=manager.process_environment,
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(header.tobuf() + b"x" * IN_MEMORY)
+        process.stdin.flush()
+        deadline = time.monotonic() + 60
+        while unread(process.stdin.fileno()):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 130
+        assert process.stderr is not None
+        assert process.stderr.read().splitlines()[-1] == b"cvmfs_server ingest: interrupted."
+    assert manager.state() == before
+
+
+def unread(pipe: int) -> int:
+    """Return how many bytes in a pipe wait for being read."""
+    (count,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))
+    return int(count)

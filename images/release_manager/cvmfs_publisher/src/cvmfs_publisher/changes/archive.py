@@ -27,7 +27,7 @@ from ..paths import display as shown
 from ..paths import name as name_of
 from ..paths import parent as parent_of
 from .change_set import Owner
-from .decompress import open_tar_stream
+from .decompress import InterruptibleStream, open_tar_stream
 from .dirtab import DIRTAB
 from .entry import DIRECTORY_SIZE, NO_XATTRS, FileContent, Listing, SourceEntry, storable_xattrs
 from .special import REMOVE_SPECIAL, is_device, special_kind
@@ -116,6 +116,7 @@ class ArchiveSource:
         with_xattrs: bool = False,
     ) -> None:
         self._stream = stream
+        self._reading = InterruptibleStream(stream)
         self._seen = _status(stream)
         self._label = label
         self._owner = owner
@@ -150,7 +151,7 @@ class ArchiveSource:
         :raises UnsafeArchive: when the archive is damaged, cut short, or has a member that cannot be published
         :raises UnreadableSource: when the system cannot read it
         """
-        reader = TarReader(open_tar_stream(self._stream, self._label), self._label)
+        reader = TarReader(open_tar_stream(self._reading, self._label), self._label)
         for member in reader:
             path = _path(reader, member.name)
             if self._ignore_special_files and special_kind(member.mode):
@@ -209,7 +210,8 @@ class ArchiveSource:
         return warnings
 
     def close(self) -> None:
-        """Remove the database."""
+        """Remove the database, and end the reading of the archive, which another thread may still be at."""
+        self._reading.stop()
         self._database.close()
         self._file.unlink(missing_ok=True)
 

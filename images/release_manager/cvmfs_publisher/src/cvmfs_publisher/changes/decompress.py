@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
+import select
+import threading
 import zlib
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -22,7 +25,50 @@ _ZSTD_WINDOW = 1 << 27
 """Bytes of memory that an archive may ask for; what the zstd command allows without options."""
 
 
-def open_tar_stream(stream: BinaryIO, label: str) -> BinaryIO:
+_LOOK = 100
+"""Milliseconds between two looks whether reading has been called off."""
+
+
+class InterruptibleStream(io.RawIOBase):
+    """A stream that another thread can stop reading of, also while nothing comes out of it.
+
+    :param stream: a file, pipe or anything else; it is not closed
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        super().__init__()
+        self._read = getattr(stream, "read1", stream.read)  # does not wait for more than there is
+        self._stopped = threading.Event()
+        self._reading = threading.Lock()
+        self._poll: select.poll | None = None
+        try:
+            descriptor = stream.fileno()
+        except OSError:  # in memory
+            return
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLIN)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer)
+        with self._reading:
+            while not self._stopped.is_set():
+                if self._poll is None or self._poll.poll(_LOOK):
+                    data = self._read(len(view))
+                    view[: len(data)] = data
+                    return len(data)
+        raise OSError(errno.ECANCELED, "reading was called off")
+
+    def stop(self) -> None:
+        """Let reading fail from now on, and return when nobody is at it any more."""
+        self._stopped.set()
+        with self._reading:
+            pass
+
+
+def open_tar_stream(stream: BinaryIO | InterruptibleStream, label: str) -> BinaryIO:
     """Return the uncompressed form of `stream`, for reading; the first bytes tell what it is compressed with.
 
     Where a compressed stream ends before its end mark, reading raises EOFError.
@@ -52,7 +98,7 @@ def open_tar_stream(stream: BinaryIO, label: str) -> BinaryIO:
 class _Translated(io.RawIOBase):
     """A stream whose errors name the archive."""
 
-    def __init__(self, stream: BinaryIO, label: str, *, compressed: bool = False) -> None:
+    def __init__(self, stream: BinaryIO | InterruptibleStream, label: str, *, compressed: bool = False) -> None:
         super().__init__()
         self._stream = stream
         self._label = label
@@ -64,7 +110,7 @@ class _Translated(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer)
         try:
-            data = self._stream.read(len(view))
+            data = self._stream.read(len(view)) or b""
         except (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError) as error:
             if self._compressed:
                 raise UnsafeArchive(

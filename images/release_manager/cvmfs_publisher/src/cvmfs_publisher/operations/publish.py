@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..catalog import WritableCatalogTree
 from ..changes.change_set import ChangeSet, Content
-from ..content import Chunking, Compression, ContentHash, ContentPipeline, HashSuffix, put_object
+from ..content import Chunking, Compression, ContentHash, ContentPipeline, HashAlgorithm, HashSuffix, put_object
 from ..errors import ConcurrentPublish, ConfigurationError, UsageError
 from ..paths import ROOT, display, is_below, parse
 from ..progress import Progress
@@ -149,7 +149,7 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
                     report = apply_changes(tree, pipeline, changes, apply_options)
                 changed = report.changed or options.tag is not None or options.revision is not None
                 if changed:
-                    manifest = _commit_catalogs(repository, tree, manifest, timestamp)
+                    manifest = _commit_catalogs(repository, tree, manifest, _hash_algorithm(base, settings), timestamp)
                     manifest = _tag(repository, manifest, history, oldest_tag, tag, options.tag_description, timestamp)
                     warnings += repository.commit(manifest, key, lease=lease)
         warnings += close_session(environment, settings, session, lease)
@@ -256,13 +256,21 @@ def _pipeline(
 ) -> ContentPipeline[ContentDone]:
     return ContentPipeline(
         repository.store,
-        hash_algorithm=repository.manifest.root_hash.algorithm,
+        hash_algorithm=_hash_algorithm(repository.manifest, settings),
         compression=_compression(settings, options),
         chunking=_chunking(settings),
         known=known,
         progress=progress,
         scratch=scratch,
     )
+
+
+def _hash_algorithm(base: Manifest, settings: ServerConfig) -> HashAlgorithm:
+    """Return what new objects are named by; where the configuration does not say, it stays as it is.
+
+    As upstream's, a repository's algorithm can change: old objects keep their names, which tell the algorithm.
+    """
+    return settings.hash_algorithm if settings.get("CVMFS_HASH_ALGORITHM") else base.root_hash.algorithm
 
 
 def _compression(settings: ServerConfig, options: PublishOptions) -> Compression:
@@ -302,11 +310,16 @@ def _apply_options(
     )
 
 
-def _commit_catalogs(repository: Repository, tree: WritableCatalogTree, manifest: Manifest, timestamp: int) -> Manifest:
-    """Upload the changed catalogs, and return the manifest with them; it still lacks history and signature."""
+def _commit_catalogs(
+    repository: Repository, tree: WritableCatalogTree, manifest: Manifest, algorithm: HashAlgorithm, timestamp: int
+) -> Manifest:
+    """Upload the changed catalogs, and return the manifest with them; it still lacks history and signature.
+
+    The root catalog's hash decides which algorithm everything else in the revision is named by.
+    """
 
     def put(data: bytes) -> tuple[ContentHash, int]:
-        return put_object(repository.store, data, HashSuffix.CATALOG, manifest.root_hash.algorithm)
+        return put_object(repository.store, data, HashSuffix.CATALOG, algorithm)
 
     committed = tree.commit(put, manifest.revision, timestamp)
     return replace(manifest, root_hash=committed.root_hash, catalog_size=committed.root_size)
@@ -335,7 +348,7 @@ def _tag(
             )
         )
     history.set_trunk(manifest.root_hash, manifest.catalog_size, manifest.revision, timestamp)
-    return replace(manifest, history=repository.put_history(history))
+    return replace(manifest, history=repository.put_history(history, manifest.root_hash.algorithm))
 
 
 def _oldest_auto_tag(settings: ServerConfig) -> int:

@@ -26,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-from ..content import ContentHash, HashSuffix, fetch_object, put_object
+from ..content import ContentHash, HashAlgorithm, HashSuffix, fetch_object, put_object
 from ..errors import (
     ConcurrentPublish,
     CorruptObject,
@@ -192,11 +192,15 @@ class Repository:
             raise CorruptObject(f"The tag database is that of {history.repository}, not of {self.name}", remedy=RESTORE)
         return history
 
-    def put_history(self, history: History) -> ContentHash:
-        """Upload a changed tag database for the next manifest."""
+    def put_history(self, history: History, algorithm: HashAlgorithm | None = None) -> ContentHash:
+        """Upload a changed tag database for the next manifest.
+
+        :param algorithm: what names it; by default that of the current revision
+        """
         history.previous = self.manifest.history
-        algorithm = self.manifest.root_hash.algorithm
-        return put_object(self.store, history.serialise(), HashSuffix.HISTORY, algorithm)[0]
+        return put_object(
+            self.store, history.serialise(), HashSuffix.HISTORY, algorithm or self.manifest.root_hash.algorithm
+        )[0]
 
     def meta_info(self) -> bytes:
         """Return the JSON object that describes the repository; empty when there is none."""
