@@ -1,10 +1,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What all of these tests need, and why they are skipped where it is missing."""
+"""What all of these tests need, and why they are skipped where it is missing.
+
+A case has two directions. Native first: ``new_native`` makes a repository and ``mirror`` or ``publish`` fill it,
+``upstream.assert_shows`` lets CernVM-FS's own check and client look, ``take_over`` makes its server go on. Theirs
+first: ``new_upstream`` makes a repository, ``adopt`` makes the native publisher go on. ``served`` is a local directory
+and fast; ``bucket`` is S3; ``place`` is one after the other.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,9 +20,9 @@ from pathlib import Path
 import pytest
 
 from . import services
-from .native import NativeRepository
+from .native import KEEP_ALL, Adopt, NativeRepository, NewNative
 from .services import Bucket, Directory, Place
-from .upstream import Tools, Upstream, find_tools
+from .upstream import CONFIGURATION, NewUpstream, Repository, TakeOver, Tools, Upstream, find_tools
 
 _HERE = Path(__file__).parent
 
@@ -106,9 +114,7 @@ def place(request: pytest.FixtureRequest) -> Place:
 
 
 @pytest.fixture(scope="session")
-def new_native(
-    new_name: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., NativeRepository]:
+def new_native(new_name: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> NewNative:
     """A function that makes a repository with the native publisher; settings can be given for its ``server.conf``."""
 
     def make(place: Place, **settings: str) -> NativeRepository:
@@ -119,3 +125,51 @@ def new_native(
         return repository
 
     return make
+
+
+@pytest.fixture
+def take_over(upstream: Upstream) -> Iterator[TakeOver]:
+    """A function that makes CernVM-FS's own software go on with a native repository, until the end of the test.
+
+    It needs no master key and writes nothing to the storage. Settings can be given for its ``server.conf``.
+    """
+    with contextlib.ExitStack() as taken:
+
+        def take_over(native: NativeRepository, place: Place, **settings: str) -> Repository:
+            storage = place.storage_of(native.name)
+            theirs = taken.enter_context(upstream.configured(native, storage, native.keys))
+            theirs.configure({**KEEP_ALL, **settings})
+            return theirs
+
+        yield take_over
+
+
+@pytest.fixture
+def new_upstream(upstream: Upstream, new_name: Callable[[str], str]) -> Iterator[NewUpstream]:
+    """A function that makes a repository with CernVM-FS's own software, removed from this machine after the test.
+
+    Options can be given for its ``mkfs``, and settings for its ``server.conf``.
+    """
+    with contextlib.ExitStack() as made:
+
+        def make(place: Place, *options: str, **settings: str) -> Repository:
+            theirs = made.enter_context(upstream.new_repository(new_name("up"), place, *options))
+            theirs.configure({**KEEP_ALL, **settings})
+            return theirs
+
+        yield make
+
+
+@pytest.fixture
+def adopt(tmp_path_factory: pytest.TempPathFactory) -> Adopt:
+    """A function that gives the native publisher what it needs to go on with a repository, and nothing more."""
+
+    def adopt(theirs: Repository, place: Place, *, with_master_key: bool = False, **settings: str) -> NativeRepository:
+        native = NativeRepository.at(theirs.name, theirs.url, tmp_path_factory.mktemp("adopted"))
+        native.configure({"CVMFS_UPSTREAM_STORAGE": place.storage_of(theirs.name), **KEEP_ALL, **settings})
+        native.keys.mkdir()
+        for kind in ("pub", "key", "crt", *(["masterkey"] if with_master_key else [])):
+            shutil.copy(CONFIGURATION / "keys" / f"{theirs.name}.{kind}", native.keys)
+        return native
+
+    return adopt

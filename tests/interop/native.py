@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from .upstream import Published, run
 
 PROGRAM = Path(sys.executable).with_name("cvmfs_server")
 """Not looked up on PATH, where CernVM-FS's own program has the same name."""
+
+KEEP_ALL = {"CVMFS_ENABLE_MTIME_NS": "true", "CVMFS_INCLUDE_XATTRS": "true"}
+"""Settings with which nothing of a source is lost."""
 
 
 @dataclass(frozen=True)
@@ -83,3 +86,10 @@ class NativeRepository(Published):
     ) -> subprocess.CompletedProcess[str]:
         argv = ["env", f"CVMFS_CONFIG_DIR={self.config_dir}", PROGRAM, *arguments]
         return run(argv, stdin=stdin, expect=expect)
+
+
+NewNative = Callable[..., NativeRepository]
+"""The fixture ``new_native``."""
+
+Adopt = Callable[..., NativeRepository]
+"""The fixture ``adopt``."""

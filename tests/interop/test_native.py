@@ -5,36 +5,20 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
 from . import sources
-from .native import NativeRepository
+from .native import KEEP_ALL, NativeRepository, NewNative
 from .services import Bucket, Directory, Place
-from .trees import Tree, differences, read_directory, read_mount, whole_seconds, without_xattrs
+from .trees import differences, read_directory, read_mount, whole_seconds, without_xattrs
 from .upstream import Upstream, fetch
-
-KEEP_ALL = {"CVMFS_ENABLE_MTIME_NS": "true", "CVMFS_INCLUDE_XATTRS": "true"}
-"""Settings with which nothing of a source is lost."""
-
-New = Callable[..., NativeRepository]
-
-
-def assert_published(upstream: Upstream, repository: NativeRepository, expected: Tree) -> None:
-    """Let CernVM-FS's own check and client look at the newest revision."""
-    upstream.check(repository)
-    with upstream.mount(repository) as mount:
-        manifest = repository.manifest()
-        assert mount.attribute("revision") == manifest["S"]
-        assert mount.attribute("root_hash") == manifest["C"]
-        assert not differences(expected, read_mount(mount.path))
 
 
 @pytest.fixture(scope="module")
-def repository(new_native: New, place: Place) -> NativeRepository:
+def repository(new_native: NewNative, place: Place) -> NativeRepository:
     return new_native(place, **KEEP_ALL)
 
 
@@ -54,7 +38,7 @@ def test_awkward_trees(upstream: Upstream, repository: NativeRepository, tmp_pat
         trees[number] = read_directory(source)
         result = repository.mirror(source, "/", "-a", f"awkward-{number}")
         assert result["revision"] == int(repository.manifest()["S"]) == number + 1
-        assert_published(upstream, repository, trees[number])
+        upstream.assert_shows(repository, trees[number])
         repository.check()
 
     # Each nested catalog by itself
@@ -68,16 +52,16 @@ def test_awkward_trees(upstream: Upstream, repository: NativeRepository, tmp_pat
         assert not differences(trees[1], read_mount(mount.path))
 
 
-def test_large_files(upstream: Upstream, new_native: New, bucket: Bucket, tmp_path: Path) -> None:
+def test_large_files(upstream: Upstream, new_native: NewNative, bucket: Bucket, tmp_path: Path) -> None:
     repository = new_native(bucket, **KEEP_ALL)
     source = sources.make(sources.large(), tmp_path / "source")
     repository.mirror(source)
-    assert_published(upstream, repository, read_directory(source))
+    upstream.assert_shows(repository, read_directory(source))
 
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_what_is_kept_is_a_setting(
-    upstream: Upstream, new_native: New, served: Directory, tmp_path: Path, kept: bool
+    upstream: Upstream, new_native: NewNative, served: Directory, tmp_path: Path, kept: bool
 ) -> None:
     repository = new_native(served, CVMFS_ENABLE_MTIME_NS=str(kept).lower(), CVMFS_INCLUDE_XATTRS=str(kept).lower())
     file = sources.File(3, 1, xattrs={"user.empty": b"", "user.bytes": b"\xff\0\n", "user.long": b"x" * 255})
@@ -85,20 +69,22 @@ def test_what_is_kept_is_a_setting(
     repository.mirror(source)
     expected = read_directory(source)
     assert expected[b"file"].xattrs
-    assert_published(upstream, repository, expected if kept else whole_seconds(without_xattrs(expected)))
+    upstream.assert_shows(repository, expected if kept else whole_seconds(without_xattrs(expected)))
 
 
-def test_content_that_changes_in_secret(upstream: Upstream, new_native: New, served: Directory, tmp_path: Path) -> None:
+def test_content_that_changes_in_secret(
+    upstream: Upstream, new_native: NewNative, served: Directory, tmp_path: Path
+) -> None:
     """Same size, same time: found when the publisher is told to read everything."""
     repository = new_native(served, **KEEP_ALL)
     source = tmp_path / "source"
     repository.mirror(sources.make(sources.Directory({b"file": sources.File(50, 1)}), source))
     sources.make(sources.Directory({b"file": sources.File(50, 2)}), source)
     repository.mirror(source, "/", "--checksum")
-    assert_published(upstream, repository, read_directory(source))
+    upstream.assert_shows(repository, read_directory(source))
 
 
-def test_real_software(upstream: Upstream, new_native: New, bucket: Bucket, tmp_path: Path) -> None:
+def test_real_software(upstream: Upstream, new_native: NewNative, bucket: Bucket, tmp_path: Path) -> None:
     """A mounted client follows as software is added, changed and removed."""
     repository = new_native(bucket, **KEEP_ALL)
     (tmp_path / "sw").mkdir()
@@ -118,7 +104,7 @@ def test_real_software(upstream: Upstream, new_native: New, bucket: Bucket, tmp_
     upstream.check(repository)
 
 
-def test_trees_made_by_chance(upstream: Upstream, new_native: New, served: Directory) -> None:
+def test_trees_made_by_chance(upstream: Upstream, new_native: NewNative, served: Directory) -> None:
     """Each tree replaces the one before, so that anything becomes anything else."""
     repository = new_native(served, **KEEP_ALL)
 
@@ -129,12 +115,12 @@ def test_trees_made_by_chance(upstream: Upstream, new_native: New, served: Direc
             source = sources.make(tree, Path(directory, "source"))
             expected = read_directory(source)
             repository.mirror(source, "/", "-a", f"tag-{repository.manifest()['S']}")
-            assert_published(upstream, repository, expected)
+            upstream.assert_shows(repository, expected)
 
     publish()
 
 
-def test_stratum_1(upstream: Upstream, new_native: New, bucket: Bucket, tmp_path: Path) -> None:
+def test_stratum_1(upstream: Upstream, new_native: NewNative, bucket: Bucket, tmp_path: Path) -> None:
     repository = new_native(bucket, **KEEP_ALL)
     source = sources.make(sources.awkward(1), tmp_path / "source")
     repository.mirror(source, "/", "-a", "first")

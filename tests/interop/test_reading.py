@@ -12,18 +12,16 @@ from cvmfs_publisher.content import ContentHash
 from cvmfs_publisher.storage import open_store
 
 from . import sources
+from .native import KEEP_ALL
 from .services import Place
 from .trees import differences, read_catalogs, read_mount
-from .upstream import CONFIGURATION, Repository, Upstream
-
-_SETTINGS = "CVMFS_ENABLE_MTIME_NS=true\nCVMFS_INCLUDE_XATTRS=true\n"
+from .upstream import Repository, Upstream
 
 
 @pytest.fixture(scope="module")
 def repository(upstream: Upstream, new_name: Callable[[str], str], place: Place) -> Iterator[Repository]:
     with upstream.new_repository(new_name("up"), place) as made:
-        with (CONFIGURATION / "repositories.d" / made.name / "server.conf").open("a") as settings:
-            settings.write(_SETTINGS)
+        made.configure(KEEP_ALL)
         yield made
 
 

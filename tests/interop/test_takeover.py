@@ -10,18 +10,10 @@ from pathlib import Path
 import pytest
 
 from . import sources
+from .native import KEEP_ALL, NewNative
 from .services import Bucket, Place
-from .test_native import KEEP_ALL, New
-from .trees import Tree, below, differences, read_directory, read_mount
-from .upstream import CONFIGURATION, CommandFailed, Published, Repository, Upstream
-
-
-def assert_shows(upstream: Upstream, repository: Published, expected: Tree) -> None:
-    """Let CernVM-FS's own check and client look at the newest revision's directory `tree`."""
-    upstream.check(repository)
-    with upstream.mount(repository) as mount:
-        assert mount.attribute("revision") == repository.manifest()["S"]
-        assert not differences(expected, below(read_mount(mount.path), b"tree"))
+from .trees import below, differences, read_directory, read_mount
+from .upstream import CommandFailed, TakeOver, Upstream
 
 
 def edit(root: Path) -> None:
@@ -47,24 +39,13 @@ def edit(root: Path) -> None:
     os.utime(root, ns=(0, 0))
 
 
-def keep_all(repository: Repository) -> None:
-    with (CONFIGURATION / "repositories.d" / repository.name / "server.conf").open("a") as conf:
-        conf.writelines(f"{key}={value}\n" for key, value in KEEP_ALL.items())
-
-
-def tags_of(repository: Repository) -> dict[str, tuple[str, str]]:
-    """Return hash and revision of every tag."""
-    fields = [line.split() for line in repository.server("tag", "-l", "-x").splitlines()]
-    return {name: (root_hash, revision) for name, root_hash, _, revision, *_ in fields}
-
-
 @pytest.mark.parametrize(
     ("way", "storage"),
     [("imported", "bucket"), ("configured", "bucket"), ("imported", "served")],
     ids=["import", "configuration", "import-local"],
 )
 def test_turn_by_turn(
-    request: pytest.FixtureRequest, upstream: Upstream, new_native: New, tmp_path: Path, way: str, storage: str
+    request: pytest.FixtureRequest, upstream: Upstream, new_native: NewNative, tmp_path: Path, way: str, storage: str
 ) -> None:
     place: Place = request.getfixturevalue(storage)
     native = new_native(place, **KEEP_ALL)
@@ -72,29 +53,29 @@ def test_turn_by_turn(
     native.mirror(copy, "tree", "-a", "native-2", "-m", "made by native")
     take_over = getattr(upstream, way)
     with take_over(native, place.storage_of(native.name), native.keys) as theirs:
-        keep_all(theirs)
-        assert tags_of(theirs)["native-2"] == (native.manifest()["C"], "2")
+        theirs.configure(KEEP_ALL)
+        assert theirs.tags()["native-2"] == (native.manifest()["C"], "2")
 
         with theirs.publish("-a", "upstream-3", "-m", "made by upstream") as mounted:
             edit(mounted / "tree")
         edit(copy)
         assert native.manifest()["S"] == "3"
-        assert_shows(upstream, native, read_directory(copy))
+        upstream.assert_shows(native, read_directory(copy), b"tree")
         native.check()
 
         sources.make(sources.awkward(2), copy)
         assert native.mirror(copy, "tree", "-a", "native-4")["revision"] == 4
-        assert_shows(upstream, native, read_directory(copy))
+        upstream.assert_shows(native, read_directory(copy), b"tree")
         native.check()
 
         theirs.check()
         with theirs.publish("-a", "upstream-5") as mounted:
             (mounted / "five").write_text("5")
         assert native.manifest()["S"] == "5"
-        assert_shows(upstream, native, read_directory(copy))
+        upstream.assert_shows(native, read_directory(copy), b"tree")
         native.check()
 
-        tags = tags_of(theirs)
+        tags = theirs.tags()
         assert {name: tags[name][1] for name in tags if name[-2:-1] == "-" and name[-1:].isdigit()} == {
             "native-2": "2",
             "upstream-3": "3",
@@ -105,30 +86,33 @@ def test_turn_by_turn(
         assert {tag["name"]: (tag["root_hash"], str(tag["revision"])) for tag in listed} == tags
 
 
-def test_hard_links(upstream: Upstream, new_native: New, bucket: Bucket, tmp_path: Path) -> None:
+def test_hard_links(
+    upstream: Upstream, take_over: TakeOver, new_native: NewNative, bucket: Bucket, tmp_path: Path
+) -> None:
     """CernVM-FS's own publisher cannot change hard links on overlayfs, but resolve them."""
     native = new_native(bucket, **KEEP_ALL)
     copy = sources.make(sources.awkward(1), tmp_path / "copy")
     native.mirror(copy, "tree")
-    with upstream.configured(native, bucket.storage_of(native.name), native.keys) as theirs:
-        keep_all(theirs)
-        with pytest.raises(CommandFailed, match="eliminate-hardlinks"), theirs.publish() as mounted:
-            (mounted / "tree" / "links" / "d").write_text("changed")
-        theirs.server("abort", "-f")
-        theirs.server("eliminate-hardlinks", "-f")
-        with upstream.mount(native) as mount:
-            found = below(read_mount(mount.path), b"tree")
-            assert not differences(read_directory(copy), found, ignore=("nlink", "links"))
-            assert found[b"links/a"].nlink == 1
-        with theirs.publish() as mounted:
-            (mounted / "tree" / "links" / "d").write_text("changed")
-        upstream.check(native)
-        native.check()
+    theirs = take_over(native, bucket)
+    with pytest.raises(CommandFailed, match="eliminate-hardlinks"), theirs.publish() as mounted:
+        (mounted / "tree" / "links" / "d").write_text("changed")
+    theirs.server("abort", "-f")
+    theirs.server("eliminate-hardlinks", "-f")
+    with upstream.mount(native) as mount:
+        found = below(read_mount(mount.path), b"tree")
+        assert not differences(read_directory(copy), found, ignore=("nlink", "links"))
+        assert found[b"links/a"].nlink == 1
+    with theirs.publish() as mounted:
+        (mounted / "tree" / "links" / "d").write_text("changed")
+    upstream.check(native)
+    native.check()
     native.mirror(copy, "tree")
-    assert_shows(upstream, native, read_directory(copy))
+    upstream.assert_shows(native, read_directory(copy), b"tree")
 
 
-def test_garbage_collection(upstream: Upstream, new_native: New, bucket: Bucket, tmp_path: Path) -> None:
+def test_garbage_collection(
+    upstream: Upstream, take_over: TakeOver, new_native: NewNative, bucket: Bucket, tmp_path: Path
+) -> None:
     """What CernVM-FS's own garbage collection leaves is whole, and can be published again."""
     native = new_native(bucket, **KEEP_ALL, CVMFS_GARBAGE_COLLECTION="true", CVMFS_AUTO_TAG="false")
     copy = tmp_path / "copy"
@@ -138,10 +122,8 @@ def test_garbage_collection(upstream: Upstream, new_native: New, bucket: Bucket,
     native.mirror(sources.make(collected, copy), "tree")
     sources.make(sources.awkward(3), copy)
     native.mirror(copy, "tree")
-    with upstream.configured(native, bucket.storage_of(native.name), native.keys) as theirs:
-        conf = CONFIGURATION / "repositories.d" / native.name / "server.conf"
-        conf.write_text(conf.read_text().replace("CVMFS_GARBAGE_COLLECTION=false", "CVMFS_GARBAGE_COLLECTION=true"))
-        assert "unreferenced revisions removed" in theirs.server("gc", "-r", "0", "-f")
+    theirs = take_over(native, bucket, CVMFS_GARBAGE_COLLECTION="true")
+    assert "unreferenced revisions removed" in theirs.server("gc", "-r", "0", "-f")
     upstream.check(native, manifest_names_reflog=False)
     upstream.check(native, "-n", "keep", manifest_names_reflog=False)
     with upstream.mount(native) as mount:
@@ -150,11 +132,13 @@ def test_garbage_collection(upstream: Upstream, new_native: New, bucket: Bucket,
     assert [problem for problem in problems if "the next publish brings them together" not in problem] == []
 
     native.mirror(sources.make(collected, copy), "tree")
-    assert_shows(upstream, native, read_directory(copy))
+    upstream.assert_shows(native, read_directory(copy), b"tree")
     native.check()
 
 
-def test_rollback_and_tags(upstream: Upstream, new_native: New, bucket: Bucket, tmp_path: Path) -> None:
+def test_rollback_and_tags(
+    upstream: Upstream, take_over: TakeOver, new_native: NewNative, bucket: Bucket, tmp_path: Path
+) -> None:
     native = new_native(bucket, **KEEP_ALL)
     trees = {}
     for number in (1, 2):
@@ -164,14 +148,14 @@ def test_rollback_and_tags(upstream: Upstream, new_native: New, bucket: Bucket, 
     native.server("tag", "-a", "added", "-m", "by native, to what is there")
     native.server("tag", "-r", "tag-2", "-f")
     upstream.check(native)
-    with upstream.configured(native, bucket.storage_of(native.name), native.keys) as theirs:
-        assert {"tag-1", "added"} < tags_of(theirs).keys()
-        assert "tag-2" not in tags_of(theirs)
-        theirs.server("tag", "-a", "theirs", "-m", "by upstream")
-        theirs.server("rollback", "-t", "tag-1", "-f")
-        assert_shows(upstream, native, trees[1])
-        native.check()
-        listed = {tag["name"] for tag in native.document("tag", "-l")["tags"]}
-        assert listed == tags_of(theirs).keys()
+    theirs = take_over(native, bucket)
+    assert {"tag-1", "added"} < theirs.tags().keys()
+    assert "tag-2" not in theirs.tags()
+    theirs.server("tag", "-a", "theirs", "-m", "by upstream")
+    theirs.server("rollback", "-t", "tag-1", "-f")
+    upstream.assert_shows(native, trees[1], b"tree")
+    native.check()
+    listed = {tag["name"] for tag in native.document("tag", "-l")["tags"]}
+    assert listed == theirs.tags().keys()
     native.mirror(sources.make(sources.awkward(2), tmp_path / "copy"), "tree")
-    assert_shows(upstream, native, trees[2])
+    upstream.assert_shows(native, trees[2], b"tree")

@@ -7,7 +7,7 @@ import contextlib
 import datetime
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,22 +19,10 @@ from cvmfs_publisher.repository import Certificate, MasterKey, Whitelist
 from cvmfs_publisher.storage import open_store
 
 from . import sources
-from .native import NativeRepository
+from .native import KEEP_ALL, Adopt, NativeRepository, NewNative
 from .services import Bucket, Directory, Place
-from .test_native import KEEP_ALL, New
-from .test_takeover import assert_shows, keep_all, tags_of
 from .trees import below, differences, read_directory, read_mount
-from .upstream import CONFIGURATION, CommandFailed, Published, Repository, Upstream, run
-
-
-def adopt(theirs: Repository, place: Place, directory: Path, *, with_master_key: bool = False) -> NativeRepository:
-    """Give the native publisher what it needs to go on with a repository, and nothing more."""
-    native = NativeRepository.at(theirs.name, theirs.url, directory)
-    native.configure({"CVMFS_UPSTREAM_STORAGE": place.storage_of(theirs.name), **KEEP_ALL})
-    native.keys.mkdir()
-    for kind in ("pub", "key", "crt", *(["masterkey"] if with_master_key else [])):
-        shutil.copy(CONFIGURATION / "keys" / f"{theirs.name}.{kind}", native.keys)
-    return native
+from .upstream import CONFIGURATION, CommandFailed, NewUpstream, Published, TakeOver, Upstream, run
 
 
 @pytest.mark.parametrize(
@@ -43,33 +31,36 @@ def adopt(theirs: Repository, place: Place, directory: Path, *, with_master_key:
     ids=["default", "shake128", "uncompressed"],
 )
 def test_native_goes_on(
-    upstream: Upstream, new_name: Callable[[str], str], bucket: Bucket, tmp_path: Path, options: tuple[str, ...]
+    upstream: Upstream,
+    new_upstream: NewUpstream,
+    adopt: Adopt,
+    bucket: Bucket,
+    tmp_path: Path,
+    options: tuple[str, ...],
 ) -> None:
-    with upstream.new_repository(new_name("up"), bucket, *options) as theirs:
-        keep_all(theirs)
-        copy = tmp_path / "copy"
-        with theirs.publish("-a", "theirs") as mounted:
-            sources.make(sources.awkward(1), mounted / "tree")
-        sources.make(sources.awkward(1), copy)
+    theirs = new_upstream(bucket, *options)
+    copy = tmp_path / "copy"
+    with theirs.publish("-a", "theirs") as mounted:
+        sources.make(sources.awkward(1), mounted / "tree")
+    sources.make(sources.awkward(1), copy)
 
-        (tmp_path / "native").mkdir()
-        native = adopt(theirs, bucket, tmp_path / "native")
-        before = native.manifest()
-        native.check()
-        sources.make(sources.awkward(2), copy)
-        result = native.mirror(copy, "tree", "-a", "ours")
-        assert (result["previous_revision"], result["revision"]) == (2, 3)
-        assert_shows(upstream, native, read_directory(copy))
-        native.check()
-        after = native.manifest()
-        assert {key: after[key] for key in "NDGAMX"} == {key: before[key] for key in "NDGAMX"}
+    native = adopt(theirs, bucket)
+    before = native.manifest()
+    native.check()
+    sources.make(sources.awkward(2), copy)
+    result = native.mirror(copy, "tree", "-a", "ours")
+    assert (result["previous_revision"], result["revision"]) == (2, 3)
+    upstream.assert_shows(native, read_directory(copy), b"tree")
+    native.check()
+    after = native.manifest()
+    assert {key: after[key] for key in "NDGAMX"} == {key: before[key] for key in "NDGAMX"}
 
-        theirs.check()
-        with theirs.publish("-a", "theirs-again") as mounted:
-            (mounted / "theirs").write_text("theirs")
-        upstream.check(native)
-        native.check()
-        assert {"theirs", "ours", "theirs-again"} < tags_of(theirs).keys()
+    theirs.check()
+    with theirs.publish("-a", "theirs-again") as mounted:
+        (mounted / "theirs").write_text("theirs")
+    upstream.check(native)
+    native.check()
+    assert {"theirs", "ours", "theirs-again"} < theirs.tags().keys()
 
 
 def expire(repository: NativeRepository, bucket: Bucket) -> None:
@@ -82,14 +73,14 @@ def expire(repository: NativeRepository, bucket: Bucket) -> None:
     store.close()
 
 
-def test_whitelists(upstream: Upstream, new_native: New, bucket: Bucket, tmp_path: Path) -> None:
+def test_whitelists(upstream: Upstream, new_native: NewNative, bucket: Bucket, tmp_path: Path) -> None:
     """Each accepts the other's, and neither accepts one that has expired."""
     native = new_native(bucket, **KEEP_ALL)
     source = sources.make(sources.Directory({b"file": sources.File(5)}), tmp_path / "source")
     native.mirror(source, "tree")
 
     with upstream.imported(native, bucket.storage_of(native.name), native.keys) as theirs:
-        assert_shows(upstream, native, read_directory(source))
+        upstream.assert_shows(native, read_directory(source), b"tree")
         native.check()
 
         expire(native, bucket)
@@ -102,7 +93,7 @@ def test_whitelists(upstream: Upstream, new_native: New, bucket: Bucket, tmp_pat
         native.server("transaction", expect=22)
 
         native.server("resign")
-        assert_shows(upstream, native, read_directory(source))
+        upstream.assert_shows(native, read_directory(source), b"tree")
         with theirs.publish() as mounted:
             (mounted / "theirs").touch()
 
@@ -114,7 +105,7 @@ def test_whitelists(upstream: Upstream, new_native: New, bucket: Bucket, tmp_pat
 
 
 def test_whitelist_that_expires_in_a_transaction(
-    upstream: Upstream, new_native: New, bucket: Bucket, tmp_path: Path
+    upstream: Upstream, new_native: NewNative, bucket: Bucket, tmp_path: Path
 ) -> None:
     native = new_native(bucket, **KEEP_ALL)
     source = sources.make(sources.Directory({b"file": sources.File(5)}), tmp_path / "source")
@@ -124,10 +115,10 @@ def test_whitelist_that_expires_in_a_transaction(
     assert "expired" in native.server("publish", "--changes", "-", stdin=changes, expect=1)
     native.server("resign")
     native.server("publish", "--changes", "-", stdin=changes)
-    assert_shows(upstream, native, read_directory(source))
+    upstream.assert_shows(native, read_directory(source), b"tree")
 
 
-def test_new_key(upstream: Upstream, new_native: New, bucket: Bucket, tmp_path: Path) -> None:
+def test_new_key(upstream: Upstream, new_native: NewNative, bucket: Bucket, tmp_path: Path) -> None:
     """CernVM-FS's own software replaces the repository key; with the new one the native publisher goes on."""
     native = new_native(bucket, **KEEP_ALL)
     source = sources.make(sources.Directory({b"file": sources.File(5)}), tmp_path / "source")
@@ -147,7 +138,9 @@ def test_new_key(upstream: Upstream, new_native: New, bucket: Bucket, tmp_path: 
     upstream.check(native)
 
 
-def test_same_archive(upstream: Upstream, new_native: New, bucket: Bucket, tmp_path: Path) -> None:
+def test_same_archive(
+    upstream: Upstream, take_over: TakeOver, new_native: NewNative, bucket: Bucket, tmp_path: Path
+) -> None:
     """Both publishers make the same of one archive, but for what is not right in CernVM-FS's own."""
     native = new_native(bucket, **KEEP_ALL)
     source = sources.make(sources.awkward(1), tmp_path / "source")
@@ -155,9 +148,8 @@ def test_same_archive(upstream: Upstream, new_native: New, bucket: Bucket, tmp_p
     archive = tmp_path / "archive.tar"
     run(["tar", "--create", "--file", archive, "--directory", source, "--format=pax", "."])
     native.server("ingest", "-t", archive, "-b", "native", "-k")
-    with upstream.configured(native, bucket.storage_of(native.name), native.keys) as theirs:
-        keep_all(theirs)
-        theirs.server("ingest", "-t", str(archive), "-b", "upstream/", "-k")
+    theirs = take_over(native, bucket)
+    theirs.server("ingest", "-t", str(archive), "-b", "upstream/", "-k")
     upstream.check(native)
     native.check()
     with upstream.mount(native) as mount:
@@ -187,18 +179,18 @@ def chunks_of(repository: Published, place: Place, scratch: Path, path: bytes) -
 
 
 def test_files_are_cut_at_the_same_places(
-    upstream: Upstream, new_name: Callable[[str], str], served: Directory, tmp_path: Path
+    upstream: Upstream, new_upstream: NewUpstream, adopt: Adopt, served: Directory, tmp_path: Path
 ) -> None:
     """And so equal content in them is stored once, whoever publishes it."""
-    with upstream.new_repository(new_name("up"), served) as theirs:
-        native = adopt(theirs, served, tmp_path)
-        native.mirror(sources.make(sources.large(), tmp_path / "source"), "native")
-        theirs.check()
-        with theirs.publish() as mounted:
-            sources.make(sources.large(), mounted / "upstream")
-        cut = chunks_of(theirs, served, tmp_path, b"native")
-        assert len(cut[b"/40 MB"]) > 3
-        assert cut == chunks_of(theirs, served, tmp_path, b"upstream")
+    theirs = new_upstream(served)
+    native = adopt(theirs, served)
+    native.mirror(sources.make(sources.large(), tmp_path / "source"), "native")
+    theirs.check()
+    with theirs.publish() as mounted:
+        sources.make(sources.large(), mounted / "upstream")
+    cut = chunks_of(theirs, served, tmp_path, b"native")
+    assert len(cut[b"/40 MB"]) > 3
+    assert cut == chunks_of(theirs, served, tmp_path, b"upstream")
 
 
 _DIRTAB = b"""\
@@ -212,7 +204,7 @@ _DIRTAB = b"""\
 
 
 def test_same_nested_catalogs(
-    upstream: Upstream, new_native: New, new_name: Callable[[str], str], served: Directory, tmp_path: Path
+    upstream: Upstream, new_upstream: NewUpstream, new_native: NewNative, served: Directory, tmp_path: Path
 ) -> None:
     """Both publishers make the same of .cvmfsdirtab, now and as directories come and go."""
 
@@ -235,25 +227,25 @@ def test_same_nested_catalogs(
     native = new_native(served, **KEEP_ALL)
     source = tmp_path / "source"
     source.mkdir()
-    with upstream.new_repository(new_name("up"), served) as theirs:
-        for directories in (first, more):
-            with theirs.publish() as mounted:
-                fill(mounted, directories)
-            fill(source, directories)
-            native.mirror(source)
-            assert catalogs(native) == catalogs(theirs)
-            upstream.check(native)
+    theirs = new_upstream(served)
+    for directories in (first, more):
         with theirs.publish() as mounted:
-            shutil.rmtree(mounted / "tree" / "a")
-            shutil.rmtree(mounted / "tree" / "sw" / "1")
-        shutil.rmtree(source / "tree" / "a")
-        shutil.rmtree(source / "tree" / "sw" / "1")
+            fill(mounted, directories)
+        fill(source, directories)
         native.mirror(source)
         assert catalogs(native) == catalogs(theirs)
         upstream.check(native)
+    with theirs.publish() as mounted:
+        shutil.rmtree(mounted / "tree" / "a")
+        shutil.rmtree(mounted / "tree" / "sw" / "1")
+    shutil.rmtree(source / "tree" / "a")
+    shutil.rmtree(source / "tree" / "sw" / "1")
+    native.mirror(source)
+    assert catalogs(native) == catalogs(theirs)
+    upstream.check(native)
 
 
-def test_what_the_client_knows(upstream: Upstream, new_native: New, served: Directory, tmp_path: Path) -> None:
+def test_what_the_client_knows(upstream: Upstream, new_native: NewNative, served: Directory, tmp_path: Path) -> None:
     """Magic attributes, and a scrub of the storage."""
     native = new_native(served, **KEEP_ALL)
     native.mirror(sources.make(sources.awkward(1), tmp_path / "source"))
@@ -276,29 +268,31 @@ def test_what_the_client_knows(upstream: Upstream, new_native: New, served: Dire
     run([upstream.tools.swissknife, "scrub", "-r", served.path / native.name / "data"])
 
 
-def test_publishers_in_each_other_s_way(upstream: Upstream, new_native: New, bucket: Bucket, tmp_path: Path) -> None:
+def test_publishers_in_each_other_s_way(
+    upstream: Upstream, take_over: TakeOver, new_native: NewNative, bucket: Bucket, tmp_path: Path
+) -> None:
     """Who publishes second is refused, and what was published first is not lost."""
     native = new_native(bucket, **KEEP_ALL)
     source = sources.make(sources.Directory({b"file": sources.File(5)}), tmp_path / "source")
     changes = f'{{"version": 1, "changes": [{{"source": "{source}", "base_dir": "ours", "mode": "mirror"}}]}}'
-    with upstream.configured(native, bucket.storage_of(native.name), native.keys) as theirs:
-        native.server("transaction")
-        with theirs.publish() as mounted:
-            (mounted / "first").touch()
-        assert "revision" in native.server("publish", "--changes", "-", stdin=changes, expect=1)
-        native.server("abort", "-f")
-        assert native.manifest()["S"] == "2"
+    theirs = take_over(native, bucket)
+    native.server("transaction")
+    with theirs.publish() as mounted:
+        (mounted / "first").touch()
+    assert "revision" in native.server("publish", "--changes", "-", stdin=changes, expect=1)
+    native.server("abort", "-f")
+    assert native.manifest()["S"] == "2"
 
-        theirs.server("transaction")
-        (theirs.mounted / "second").touch()
-        native.mirror(source, "ours")
-        with pytest.raises(CommandFailed, match="reflog"):
-            theirs.server("publish")
-        assert native.manifest()["S"] == "3"
-        theirs.server("abort", "-f")
-        theirs.check()
-        with theirs.publish() as mounted:
-            (mounted / "second").touch()
-        upstream.check(native)
-        with upstream.mount(native) as mount:
-            assert {"first", "second", "ours"} < set(os.listdir(mount.path))
+    theirs.server("transaction")
+    (theirs.mounted / "second").touch()
+    native.mirror(source, "ours")
+    with pytest.raises(CommandFailed, match="reflog"):
+        theirs.server("publish")
+    assert native.manifest()["S"] == "3"
+    theirs.server("abort", "-f")
+    theirs.check()
+    with theirs.publish() as mounted:
+        (mounted / "second").touch()
+    upstream.check(native)
+    with upstream.mount(native) as mount:
+        assert {"first", "second", "ours"} < set(os.listdir(mount.path))

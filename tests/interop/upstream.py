@@ -16,11 +16,12 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .services import Bucket, Place
+from .trees import Tree, below, differences, read_mount
 
 CONFIGURATION = Path("/etc/cvmfs")
 SPOOL = Path("/var/spool/cvmfs")
@@ -253,6 +254,16 @@ class Repository(Published):
         """Where it is mounted, and can be changed in a transaction."""
         return MOUNTS / self.name
 
+    def configure(self, settings: Mapping[str, str]) -> None:
+        """Add to ``server.conf``; what is set there before is replaced."""
+        with (CONFIGURATION / "repositories.d" / self.name / "server.conf").open("a") as conf:
+            conf.writelines(f"{key}={value}\n" for key, value in settings.items())
+
+    def tags(self) -> dict[str, tuple[str, str]]:
+        """Return hash and revision of every tag."""
+        fields = [line.split() for line in self.server("tag", "-l", "-x").splitlines()]
+        return {name: (root_hash, revision) for name, root_hash, _, revision, *_ in fields}
+
     def server(self, command: str, *options: str, stdin: str | None = None, expect: int | None = 0) -> str:
         """Run a subcommand on this repository, and return what it prints."""
         done = run([self.tools.server, command, *options, self.name], stdin=stdin, expect=expect)
@@ -272,6 +283,13 @@ class Repository(Published):
     def check(self) -> None:
         """Check the repository, and repair this machine's knowledge of its reflog if somebody else published."""
         self.server("check", "-r", stdin="y\n")
+
+
+NewUpstream = Callable[..., Repository]
+"""The fixture ``new_upstream``."""
+
+TakeOver = Callable[..., Repository]
+"""The fixture ``take_over``."""
 
 
 def _unmount(mounted: Path) -> None:
@@ -325,6 +343,19 @@ class Upstream:
             how = ["-t", str(temporary), "-c", "-R", str(checksum), *options]
             done = run([self.tools.swissknife, "check", *where, *how])
         assert "no problems found" in done.stdout + done.stderr
+
+    def assert_shows(self, repository: Published, expected: Tree, directory: bytes = b"") -> None:
+        """Let its check and its client look at the newest revision.
+
+        :param directory: what is compared; all by default
+        """
+        self.check(repository)
+        with self.mount(repository) as mount:
+            manifest = repository.manifest()
+            assert mount.attribute("revision") == manifest["S"]
+            assert mount.attribute("root_hash") == manifest["C"]
+            found = read_mount(mount.path)
+            assert not differences(expected, below(found, directory) if directory else found)
 
     @contextlib.contextmanager
     def new_repository(self, name: str, place: Place, *options: str) -> Iterator[Repository]:
