@@ -14,10 +14,12 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import re
+import stat
 import typing as t
 
 from ansible_collections.cvmfs.publishing.plugins.module_utils import _command
@@ -27,6 +29,7 @@ SPOOL_DIR = "/var/spool/cvmfs"
 SECRETS_ROOT = "/etc/cvmfs"
 _SECRET_MODE = 0o400
 _STOP_SECONDS = 20  # a release manager uses them to release the leases it holds
+_MEMORY = ("tmpfs", "ramfs")  # the file systems that are gone after a reboot
 _MAX_REPOSITORY = 35  # characters of a repository's name in that of a secret, for which podman 4 allows 64
 
 
@@ -197,8 +200,13 @@ class Engine(abc.ABC):
         """The right to read everybody's sources; it exists only where the container's root is the host's root."""
         return ["--cap-add", "DAC_READ_SEARCH"] if os.geteuid() == 0 else []
 
+    @property
+    def _identity(self):
+        """The options that decide who the container's processes are on the host."""
+        return []
+
     def _arguments(self, container):
-        argv = ["--pull", "never", "--read-only", "--cap-drop", "ALL", *self._capabilities]
+        argv = ["--pull", "never", "--read-only", "--cap-drop", "ALL", *self._capabilities, *self._identity]
         # Sources are other people's files: they are read where they are and never relabelled for SELinux.
         argv += ["--security-opt", "no-new-privileges", "--security-opt", "label=disable"]
         for path in container.tmpfs:
@@ -258,13 +266,13 @@ class Podman(Engine):
 
 
 class Docker(Engine):
-    """docker. `directory` is where secrets live; it must be on a tmpfs."""
+    """docker: of root, of a user who may use root's daemon, and rootless. `directory` is where secrets live."""
 
     name = "docker"
 
     def __init__(self, run=None, directory=None):
         super().__init__(run)
-        self._directory = directory or os.path.join(_runtime_directory(), "cvmfs-publishing", "secrets")
+        self._directory = directory or _docker_secrets_directory()
 
     @action("list the secrets in {0._directory}")
     def secrets(self):
@@ -275,23 +283,49 @@ class Docker(Engine):
 
     @action("create secret {name} in {0._directory}")
     def create_secret(self, *, name, value):
-        os.makedirs(self._directory, mode=0o700, exist_ok=True)
-        os.chmod(self._directory, 0o700)
-        if file_system_type(self._directory) not in ("tmpfs", "ramfs"):
-            raise PublishingError(
-                f"{self._directory} is on a disk, where a secret would outlive its use",
-                remedy="Mount a tmpfs there, or use podman, which keeps secrets itself.",
-            )
+        self._ensure_directory()
         partial = os.path.join(self._directory, f".{name}")
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _SECRET_MODE)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(value.encode("utf-8"))
         os.rename(partial, os.path.join(self._directory, name))
 
+    def _ensure_directory(self):
+        if file_system_type(self._directory) not in _MEMORY:
+            raise PublishingError(
+                f"{self._directory} is on a disk, where a secret would outlive its use",
+                remedy="Mount a tmpfs there, or use podman, which keeps secrets itself.",
+            )
+        os.makedirs(self._directory, mode=0o700, exist_ok=True)
+        # /dev/shm is everybody's, so another user may have been there first.
+        status = os.lstat(self._directory)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            raise PublishingError(
+                "It is another user's, who could read what is put there",
+                remedy="Have root remove it, and ask who made it.",
+            )
+        os.chmod(self._directory, 0o700)
+
     @action("remove secret {name} from {0._directory}")
     def remove_secret(self, *, name):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self._directory, name))
+
+    @property
+    def _identity(self):
+        """Be on the host who calls: who can read the secrets and the sources without any capability.
+
+        The root of a daemon that remaps users could read neither, and the root of a container without capabilities
+        cannot read what only an ordinary user may. To a rootless daemon, that user is the container's root.
+        """
+        identity = ["--userns", "host"]
+        if os.geteuid() != 0 and not self._is_rootless:
+            identity += ["--user", f"{os.geteuid()}:{os.getegid()}"]
+        return identity
+
+    @functools.cached_property
+    def _is_rootless(self):
+        return "name=rootless" in json.loads(self._engine("info", "--format", "{{json .SecurityOptions}}").stdout)
 
     def _secret_arguments(self, target, secret):
         return Mount(os.path.join(self._directory, secret), target).arguments
@@ -368,6 +402,18 @@ def _exec_options(stdin, environment):
 
 def _runtime_directory():
     return "/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.geteuid()}")
+
+
+def _docker_secrets_directory():
+    """Return where docker's secrets live.
+
+    /run is no tmpfs everywhere, above all not in containers; /dev/shm is one wherever there is glibc.
+    """
+    usual = os.path.join(_runtime_directory(), "cvmfs-publishing", "secrets")
+    if file_system_type(usual) in _MEMORY:
+        return usual
+    shared = f"/dev/shm/cvmfs-publishing-{os.geteuid()}"  # noqa: S108 (it is looked at before it is used)
+    return shared if file_system_type(shared) in _MEMORY else usual
 
 
 def _binds(current, without):

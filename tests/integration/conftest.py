@@ -93,6 +93,12 @@ class Site:
         return f"cvmfs-{self.repository}"
 
     @property
+    def docker_secrets(self) -> pathlib.Path:
+        """Where docker's secrets are on this machine."""
+        places = [pathlib.Path(path) for path in ("/run/cvmfs-publishing/secrets", "/dev/shm/cvmfs-publishing-0")]  # noqa: S108
+        return next(path for path in places if path.exists())
+
+    @property
     def config(self) -> pathlib.Path:
         """What the role leaves on the host."""
         return self.directory / "config"

@@ -47,7 +47,7 @@ def run_tasks(site: Site, *tasks: dict[str, Any]) -> list[dict[str, Any]]:
 def secret_names(site: Site) -> list[str]:
     """The names of the secrets that the engine has for the site's repository."""
     if site.engine == "docker":
-        found = [path.name for path in pathlib.Path("/run/cvmfs-publishing/secrets").iterdir()]
+        found = [path.name for path in site.docker_secrets.iterdir()]
     else:
         found = site.engine_command("secret", "ls", "--format", "{{.Name}}").split()
     return sorted(name for name in found if name.startswith(f"cvmfs-{site.repository}-"))

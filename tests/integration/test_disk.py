@@ -34,7 +34,7 @@ def engine_directories(site: Site) -> list[pathlib.Path]:
     """Where the engine keeps what it knows of containers and secrets. Images' layers are none of it, and large."""
     if site.engine == "docker":
         root = pathlib.Path(site.engine_command("info", "--format", "{{.DockerRootDir}}").strip())
-        return [root / "containers", root / "volumes", pathlib.Path("/run/cvmfs-publishing")]
+        return [root / "containers", root / "volumes", site.docker_secrets]
     store = json.loads(site.engine_command("info", "--format", "{{json .Store}}"))
     root = pathlib.Path(store["graphRoot"])
     found = [root / "overlay-containers", root / "secrets", root / "libpod", pathlib.Path(store["runRoot"])]
@@ -55,7 +55,7 @@ def is_store(site: Site, place: str) -> bool:
     """Whether secrets belong there: in the engine's store, and in what it shows to the containers that use them."""
     path = pathlib.Path(place)
     if site.engine == "docker":
-        return path.is_relative_to("/run/cvmfs-publishing/secrets")
+        return path.is_relative_to(site.docker_secrets)
     secrets, containers = engine_directories(site)[1], engine_directories(site)[0]
     return path.is_relative_to(secrets) or (path.is_relative_to(containers) and path.parent.name == "secrets")
 

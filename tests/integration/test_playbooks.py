@@ -182,5 +182,5 @@ class TestBadInput:
 
 def _secret_names(site: Site) -> list[str]:
     if site.engine == "docker":
-        return sorted(os.listdir("/run/cvmfs-publishing/secrets"))
+        return sorted(os.listdir(site.docker_secrets))
     return site.engine_command("secret", "ls", "--format", "{{.Name}}").split()

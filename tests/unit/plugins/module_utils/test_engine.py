@@ -22,6 +22,13 @@ def container(fields: dict[str, Any]) -> _engine.Container:
 @pytest.mark.parametrize("case", load(__file__))
 def test_command(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: case.get("uid", 0))
+    monkeypatch.setattr(os, "getegid", lambda: case.get("uid", 0))
+    disks = tuple(case.get("disks", ["/"]))
+    memory = ("/run", "/dev/shm")  # noqa: S108
+    kinds = {point: "ext4" if point in disks else "tmpfs" for point in memory}
+    monkeypatch.setattr(
+        _engine, "file_system_type", lambda path: next(kind for point, kind in kinds.items() if path.startswith(point))
+    )
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
     commands = Commands(case["commands"])
     engine = _engine.ENGINES[case["engine"]](commands)
@@ -74,6 +81,25 @@ class TestDockerSecrets:
         monkeypatch.setattr(_engine, "file_system_type", lambda _path: "ext4")
         engine = _engine.Docker(Commands([]), str(tmp_path / "secrets"))
         with pytest.raises(PublishingError, match="is on a disk, where a secret would outlive its use"):
+            engine.create_secret(name="key", value="secret")
+        assert engine.secrets() == []
+        assert not (tmp_path / "secrets").exists()
+
+    def test_a_directory_that_leads_elsewhere_is_refused(self, engine: Any) -> None:
+        directory = pathlib.Path(engine._directory)
+        directory.parent.mkdir()
+        elsewhere = directory.with_name("elsewhere")
+        elsewhere.mkdir()
+        directory.symlink_to(elsewhere)
+        with pytest.raises(PublishingError, match="another user's"):
+            engine.create_secret(name="key", value="secret")
+        assert list(elsewhere.iterdir()) == []
+        directory.unlink()
+
+    def test_a_directory_of_another_user_is_refused(self, engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        pathlib.Path(engine._directory).mkdir(parents=True)
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+        with pytest.raises(PublishingError, match="another user's, who could read what is put there"):
             engine.create_secret(name="key", value="secret")
         assert engine.secrets() == []
 
