@@ -89,6 +89,21 @@ class NestedReference:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class DirectoryRow:
+    """A directory as its catalog has it.
+
+    :param key: what its path is looked up by
+    :param parent: the key of the directory that it is in
+    :param is_mountpoint: its content is not in this catalog
+    """
+
+    key: tuple[int, int]
+    parent: tuple[int, int]
+    name: bytes
+    is_mountpoint: bool
+
+
 class Catalog:
     """A catalog's database file, opened for reading.
 
@@ -174,6 +189,26 @@ class Catalog:
         """Return how many entries there are, reachable or not."""
         with self._errors():
             return int(self._connection.execute("SELECT count(*) FROM catalog").fetchone()[0])
+
+    def directories(self) -> list[DirectoryRow]:
+        """Return all directories, those of one directory by name."""
+        elsewhere = Flag.NESTED_MOUNTPOINT | Flag.BIND_MOUNTPOINT
+        with self._errors():
+            rows = self._connection.execute(
+                "SELECT md5path_1, md5path_2, parent_1, parent_2, name, flags FROM catalog"
+                " WHERE flags & ? ORDER BY parent_1, parent_2, name",
+                (Flag.DIRECTORY,),
+            ).fetchall()
+        return [DirectoryRow(row[:2], row[2:4], row[4], bool(row[5] & elsewhere)) for row in rows]
+
+    def files_by_directory(self) -> dict[tuple[int, int], int]:
+        """Return how many entries that are no directories each directory has, by its key."""
+        with self._errors():
+            rows = self._connection.execute(
+                "SELECT parent_1, parent_2, count(*) FROM catalog WHERE NOT flags & ? GROUP BY parent_1, parent_2",
+                (Flag.DIRECTORY,),
+            ).fetchall()
+        return {row[:2]: row[2] for row in rows}
 
     def file_digests(self) -> Iterator[bytes]:
         """Yield the digests of the objects that whole files are stored in; the same one may come several times."""

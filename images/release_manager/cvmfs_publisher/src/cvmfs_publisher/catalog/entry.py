@@ -19,6 +19,9 @@ from ..errors import CorruptObject, SourceError
 MARKER = b".cvmfscatalog"
 """The file that makes its directory the root of a nested catalog."""
 
+AUTO_MARKER = b".cvmfsautocatalog"
+"""The file that tells a nested catalog which was made to keep catalogs small from one that was made by hand."""
+
 _HASH_SHIFT = 8
 _COMPRESSION_SHIFT = 11
 _THREE_BITS = 7

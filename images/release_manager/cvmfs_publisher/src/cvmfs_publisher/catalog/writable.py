@@ -220,6 +220,10 @@ class WritableCatalogTree(CatalogTree):
         outer.subtree = _known(outer.subtree) - _known(inner.accounted) + _known(inner.subtree)
         self._drop(inner)
 
+    def changed_catalogs(self) -> list[bytes]:
+        """Return the directories of the catalogs that a commit would write, nested ones before those above them."""
+        return [node.path for level in reversed(self._changed_levels()) for node in level]
+
     def set_root_property(self, key: str, value: str | None) -> None:
         """Set a property of the root catalog, such as ``TTL``; None removes it."""
         self._change(self._root).set_property(key, value)

@@ -28,7 +28,7 @@ from ..paths import name as name_of
 from ..paths import parent as parent_of
 from .change_set import Owner
 from .decompress import InterruptibleStream, open_tar_stream
-from .dirtab import DIRTAB
+from .dirtab import DIRTAB, MAX_SIZE
 from .entry import DIRECTORY_SIZE, NO_XATTRS, FileContent, Listing, SourceEntry, storable_xattrs
 from .special import REMOVE_SPECIAL, is_device, special_kind
 from .tar_format import REPACK, Member, TarReader
@@ -133,7 +133,7 @@ class ArchiveSource:
             implied=True,
         )
         self._root = self._implied
-        self._dirtab = b""
+        self._dirtab: bytes | None = None
         self._directories = {ROOT}
         self._inode = _IMPLIED
         self._skipped = 0
@@ -182,8 +182,8 @@ class ArchiveSource:
             yield Listing(path, entries)
             pending.extend(join(path, entry.name) for entry in reversed(entries) if entry.is_directory)
 
-    def dirtab(self) -> bytes:
-        """Return the content of the ``.cvmfsdirtab`` in the root."""
+    def dirtab(self) -> bytes | None:
+        """Return the content of the ``.cvmfsdirtab`` in the root; None when it is a hard link to another member."""
         return self._dirtab
 
     def verify(self) -> None:
@@ -285,7 +285,7 @@ class ArchiveSource:
         if not entry.is_regular:
             return
         if path == DIRTAB:
-            if entry.size > IN_MEMORY:
+            if entry.size > MAX_SIZE:
                 raise reader.error("is too large for a list of rules", remedy="Shorten it to a few kilobytes")
             self._dirtab = _read_whole(reader)
         if sink is not None:
@@ -303,6 +303,8 @@ class ArchiveSource:
         if parent_of(target) != parent_of(path):
             self._split_links += 1
         self._insert(path, found, found.link_group)
+        if path == DIRTAB:
+            self._dirtab = None
 
     def _take_content(self, reader: TarReader, path: bytes, entry: SourceEntry, sink: ContentSink) -> None:
         inode = self._inode
@@ -319,7 +321,7 @@ class ArchiveSource:
         if content is not None:
             done(content)
         elif entry.size <= IN_MEMORY:
-            data = self._dirtab if path == DIRTAB else _read_whole(reader)
+            data = self._dirtab if path == DIRTAB and self._dirtab is not None else _read_whole(reader)
             sink.submit(BytesSource(data, f"{shown(path)} in {self._label}"), done)
         else:
             source = _MemberSource(reader, entry.size, f"{shown(path)} in {self._label}")

@@ -7,7 +7,7 @@ import stat
 import threading
 from collections.abc import Callable, Sequence
 
-from ..catalog import DirectoryEntry, WritableCatalogTree
+from ..catalog import MARKER, DirectoryEntry, WritableCatalogTree
 from ..content import (
     BytesSource,
     Compression,
@@ -16,8 +16,8 @@ from ..content import (
     ContentResult,
     ContentSource,
 )
-from ..errors import UsageError
-from ..paths import display, is_below, join
+from ..errors import SourceError, UsageError
+from ..paths import display, is_below, join, parent
 from ..paths import name as name_of
 from .change_set import Owner
 from .dirtab import Dirtab
@@ -95,6 +95,10 @@ class Draft:
         self.report = ChangeReport.empty(options.max_paths)
         self.contents = Contents(pipeline, self.report) if pipeline is not None else None
         self.dirtab = Dirtab()
+        self.dirtab_error: SourceError | None = None
+        """Why the published ``.cvmfsdirtab`` cannot be used, unless a change has replaced it."""
+        self.unmarked: set[bytes] = set()
+        """Directories that may lack the marker that ``.cvmfsdirtab`` wants, but for those that a source lists."""
 
     def made_up(self, path: bytes, mode: int, owner: Owner | None = None) -> SourceEntry:
         """Return an entry that no source has.
@@ -145,9 +149,20 @@ class Draft:
             compression=content.compression if content else Compression.ZLIB,
         )
 
+    def check_size(self, path: bytes, size: int) -> None:
+        """Warn of a file that is too large.
+
+        :raises SourceError: when it may not be published
+        """
+        warning = self.options.limits.check_file(path, size)
+        if warning is not None:
+            self.report.warnings.append(warning)
+
     def remove(self, path: bytes, entry: DirectoryEntry) -> None:
         """Remove a path with all that is below it, and report that."""
         self.report.removed.add(path)
+        if name_of(path) == MARKER:
+            self.unmarked.add(parent(path))
         if entry.is_directory:
             self.report_removed_content(path)
         self.tree.remove(path)

@@ -105,8 +105,8 @@ class Source(Protocol):
         """Yield all directories, the root first, each before those below it, in an order that is always the same."""
         ...
 
-    def dirtab(self) -> bytes:
-        """Return the content of the ``.cvmfsdirtab`` in the root, a regular file."""
+    def dirtab(self) -> bytes | None:
+        """Return the content of the ``.cvmfsdirtab`` in the root, a regular file; None when only its entry has it."""
         ...
 
     def verify(self) -> None:

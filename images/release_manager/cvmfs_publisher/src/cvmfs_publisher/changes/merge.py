@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
-from ..catalog import MARKER, DirectoryEntry
-from ..content import BytesSource
+from ..catalog import AUTO_MARKER, MARKER, DirectoryEntry
+from ..content import fetch_file
 from ..errors import SourceError, UsageError
-from ..paths import ROOT, display, is_below, join
-from .change_set import Content, Mode
-from .dirtab import DIRTAB, Dirtab
+from ..paths import ROOT, display, join
+from .change_set import Content, Mode, Owner
+from .dirtab import DIRTAB, MAX_SIZE, Dirtab
 from .draft import UNREAD, VIRTUAL_DIRECTORY, Contents, Draft, content_of, refuse_virtual
 from .entry import FileContent, Listing, Source, SourceEntry
 
@@ -38,7 +39,8 @@ class Merge:
         self._report = draft.report
         self._base_dir = change.base_dir
         self._is_mirror = change.mode is Mode.MIRROR
-        self._owner = change.owner or draft.options.owner
+        self._owners = draft.options.owners
+        self._owner = self._owners(change.owner) if change.owner else draft.options.owner
         self._change = change
         self._label = label
         self._published: set[bytes] = set()
@@ -51,7 +53,7 @@ class Merge:
         :raises UsageError: when something in the repository is in the way
         """
         refuse_virtual(self._base_dir)
-        self._make_base(self._source.root())
+        self._make_base(self._owned(self._source.root()))
         for listing in self._source.listings():
             if listing.path == ROOT and not listing.entries:
                 self._refuse_to_empty_base()
@@ -70,6 +72,7 @@ class Merge:
             published = self._tree.entry(path)
             if published is None:
                 self._put_directory(path, self._draft.made_up(path, stat.S_IFDIR | 0o755, self._owner), None)
+                self._draft.unmarked.add(path)
             elif not published.is_directory:
                 raise _not_a_directory(path)
         published = self._tree.entry(self._base_dir)
@@ -84,7 +87,7 @@ class Merge:
         if path in self._published:
             self._published.remove(path)
             published = {entry.name: entry for entry in self._tree.listing(path)}
-        entries = {entry.name: entry for entry in listing.entries}
+        entries = {entry.name: self._owned(entry) for entry in listing.entries}
         if path == ROOT:
             self._prepare_root(entries, published)
         self._mark_nested(path, entries, published)
@@ -127,15 +130,45 @@ class Merge:
         if VIRTUAL_DIRECTORY in entries:
             refuse_virtual(VIRTUAL_DIRECTORY)
         published.pop(VIRTUAL_DIRECTORY, None)  # a mirror leaves it alone
-        if DIRTAB in entries and entries[DIRTAB].is_regular:
-            self._draft.dirtab = Dirtab.parse(self._source.dirtab())
-        elif DIRTAB in entries or self._is_mirror:
-            self._draft.dirtab = Dirtab()
+        if DIRTAB in entries or self._is_mirror:
+            self._draft.dirtab_error = None
+            self._draft.dirtab = self._read_dirtab(entries.get(DIRTAB))
+
+    def _read_dirtab(self, entry: SourceEntry | None) -> Dirtab:
+        """Return the rules that the source has."""
+        if entry is None or not entry.is_regular:
+            return Dirtab()
+        if entry.size > MAX_SIZE:
+            raise SourceError(
+                f"/{display(DIRTAB)} in {self._label} is too large for a list of rules",
+                remedy="Shorten it to a few kilobytes",
+            )
+        text = self._source.dirtab()
+        if text is not None:
+            return Dirtab.parse(text)
+        if not isinstance(entry.content, FileContent):  # an archive that nobody reads, in a dry run
+            self._report.warnings.append(
+                f"/{display(DIRTAB)} is a hard link in {self._label}; this dry run has not read it, and so knows "
+                "nothing of the nested catalogs that it brings"
+            )
+            return self._draft.dirtab
+        content = entry.content
+        return Dirtab.parse(fetch_file(self._draft.options.store, content.hash, content.chunks, content.compression))
+
+    def _owned(self, entry: SourceEntry) -> SourceEntry:
+        """Return an entry with the owner that it gets in the repository."""
+        uid, gid = self._owners.uids(entry.uid), self._owners.gids(entry.gid)
+        return entry if (uid, gid) == (entry.uid, entry.gid) else replace(entry, uid=uid, gid=gid)
 
     def _mark_nested(
         self, path: bytes, entries: dict[bytes, SourceEntry], published: dict[bytes, DirectoryEntry]
     ) -> None:
         """See that a directory is a nested catalog if it should be one, before anything is put into it."""
+        if self._draft.options.balance is not None and AUTO_MARKER in published and AUTO_MARKER not in entries:
+            # A mirror leaves alone what keeps catalogs small
+            del published[AUTO_MARKER]
+            if MARKER not in entries:
+                published.pop(MARKER, None)
         if MARKER not in entries and (
             (self._change.nested_catalog and path == self._base_dir) or self._draft.dirtab.covers(path)
         ):
@@ -151,7 +184,7 @@ class Merge:
         """Keep an empty source, most likely the wrong one, from removing what is published."""
         if not self._is_mirror or self._change.allow_empty:
             return
-        if any(entry.name != MARKER for entry in self._tree.listing(self._base_dir)):
+        if any(entry.name not in (MARKER, AUTO_MARKER) for entry in self._tree.listing(self._base_dir)):
             raise SourceError(
                 f"{self._label} is empty; mirroring it would empty /{display(self._base_dir)}",
                 remedy="See whether it is the right source. If so, use allow_empty",
@@ -185,6 +218,8 @@ class Merge:
             if not isinstance(entry.content, FileContent):
                 draft.count_done(links)
             return
+        if entry.is_regular and not is_same:
+            draft.check_size(join(directory, entry.name), entry.size)
         for link, item in zip(links, old, strict=True):
             if item is not None and item.is_directory:
                 self._refuse_to_empty(join(directory, link.name))
@@ -246,6 +281,7 @@ class PublishedContents:
     def __init__(self, draft: Draft, contents: Contents, base_dir: bytes) -> None:
         self._draft = draft
         self._base_dir = base_dir
+        self._owners = draft.options.owners
         base = draft.tree.entry(base_dir)
         self._is_wanted_whole = base is None or not base.is_directory or draft.options.checksum
         self.submit = contents.submit
@@ -254,46 +290,15 @@ class PublishedContents:
 
     def published(self, path: bytes, entry: SourceEntry) -> FileContent | None:
         """Return the published content of a file whose attributes are as published."""
+        self._draft.options.limits.check_file(join(self._base_dir, path), entry.size)
         if self._is_wanted_whole:
             return None
         published = self._draft.tree.entry(join(self._base_dir, path))
-        if published is None or not self._draft.is_same(published, entry):
+        owned = self._owners(Owner(entry.uid, entry.gid))
+        if published is None or not self._draft.is_same(published, replace(entry, uid=owned.uid, gid=owned.gid)):
             return None
         self._draft.count_done([entry])
         return content_of(published)
-
-
-def mark_nested_by_dirtab(draft: Draft) -> None:
-    """Turn those directories into nested catalogs that ``.cvmfsdirtab`` means, and no change went through."""
-    for rule in draft.dirtab.rules:
-        found = [ROOT]
-        for pattern in rule:
-            found = [
-                join(directory, entry.name)
-                for directory in found
-                for entry in draft.tree.listing(directory)
-                if entry.is_directory and not entry.is_bind_mountpoint and pattern.fullmatch(entry.name)
-            ]
-        for directory in found:
-            if draft.dirtab.covers(directory) and not is_below(directory, VIRTUAL_DIRECTORY):
-                _mark_nested(draft, join(directory, MARKER))
-    if draft.contents is not None:
-        draft.contents.drain()
-
-
-def _mark_nested(draft: Draft, marker: bytes) -> None:
-    if draft.tree.entry(marker) is not None:
-        return
-    entry = draft.made_up(marker, stat.S_IFREG | 0o644)
-
-    def store(content: FileContent) -> None:
-        draft.tree.add(marker, draft.to_published(entry, content))
-        draft.report.added.add(marker)
-
-    if draft.contents is None:
-        store(UNREAD)
-    else:
-        draft.contents.submit(BytesSource(b"", display(marker)), store)
 
 
 def _graft(path: bytes) -> SourceError:

@@ -3,13 +3,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from ..progress import Progress
 from ..storage import ObjectStore
 from .change_set import Owner
+from .limits import Limits
+from .owner_map import Owners
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """When catalogs are divided and merged: ``CVMFS_AUTOCATALOGS_MAX_WEIGHT`` and ``…_MIN_WEIGHT``.
+
+    :param max_weight: entries above which a catalog is divided, into pieces of at most half of that
+    :param min_weight: entries below which a catalog that was made automatically is merged into the one above
+    """
+
+    max_weight: int = 100_000
+    min_weight: int = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +31,9 @@ class ApplyOptions:
     """How changes are applied.
 
     :param owner: the repository's owner, to whom archives and newly made parent directories are given
+    :param owners: what becomes of the owners that sources have, or changes name
+    :param balance: keep catalogs small by nested catalogs, ``CVMFS_AUTOCATALOGS``; None leaves catalogs alone
+    :param limits: sizes that are warned of
     :param timestamp: modification time of newly made parent directories, in seconds since the epoch
     :param scratch_dir: room for a list of an archive's members
     :param store: the repository, for reading a published ``.cvmfsdirtab``
@@ -40,3 +57,6 @@ class ApplyOptions:
     max_paths: int = 1000
     standard_input: BinaryIO | None = None
     progress: Progress | None = None
+    owners: Owners = field(default_factory=Owners)
+    balance: Balance | None = None
+    limits: Limits = field(default_factory=Limits)

@@ -11,7 +11,10 @@ from .compression import Compression
 from .hash import ContentHash, HashAlgorithm, HashSuffix
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..storage import Bytes, ObjectStore
+    from .pipeline import Chunk
 
 _REPACKED = (HashSuffix.CERTIFICATE, HashSuffix.METAINFO)
 """What CernVM-FS's ``cvmfs_server snapshot`` compresses anew, and stores under the name that it has read."""
@@ -33,6 +36,17 @@ def put_object(
     content_hash = ContentHash.of(stored, algorithm, suffix)
     store.put(content_hash.key(), stored)
     return content_hash, stored.nbytes
+
+
+def fetch_file(
+    store: ObjectStore, content_hash: ContentHash | None, chunks: Sequence[Chunk], compression: Compression
+) -> bytes:
+    """Return the content of a small file, which may be in one object or in chunks.
+
+    :raises ObjectNotFound, CorruptObject: as `fetch_object`
+    """
+    pieces = [chunk.hash for chunk in chunks] or ([content_hash] if content_hash else [])
+    return b"".join(fetch_object(store, piece, compression) for piece in pieces)
 
 
 def fetch_object(store: ObjectStore, content_hash: ContentHash, compression: Compression = Compression.ZLIB) -> bytes:

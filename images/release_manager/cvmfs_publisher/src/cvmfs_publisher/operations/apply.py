@@ -12,14 +12,15 @@ from ..catalog import WritableCatalogTree
 from ..changes.archive import ArchiveSource
 from ..changes.change_set import STANDARD_INPUT, Change, ChangeSet, Content, Deletion
 from ..changes.directory import DirectorySource, count_files
-from ..changes.dirtab import DIRTAB, Dirtab
+from ..changes.dirtab import DIRTAB, MAX_SIZE, Dirtab
 from ..changes.draft import ContentDone, Draft, refuse_virtual
 from ..changes.entry import Source
-from ..changes.merge import Merge, PublishedContents, mark_nested_by_dirtab
+from ..changes.merge import Merge, PublishedContents
+from ..changes.nested import apply_dirtab, balance
 from ..changes.options import ApplyOptions
 from ..changes.report import ChangeReport, PathList
-from ..content import ContentPipeline, fetch_object
-from ..errors import UnreadableSource, UsageError
+from ..content import ContentPipeline, fetch_file
+from ..errors import SourceError, UnreadableSource, UsageError
 from ..paths import display
 from ..progress import Progress
 
@@ -49,9 +50,7 @@ def apply_changes(
     """
     draft = Draft(tree, pipeline, options)
     _show_totals(change_set.changes, options.progress)
-    dirtab = tree.entry(DIRTAB)
-    if dirtab is not None and dirtab.hash is not None:
-        draft.dirtab = Dirtab.parse(fetch_object(options.store, dirtab.hash, dirtab.compression))
+    dirtab = draft.dirtab = _published_dirtab(draft)
     for change in change_set.changes:
         if isinstance(change, Deletion):
             _delete(draft, change.path)
@@ -61,8 +60,44 @@ def apply_changes(
             Merge(draft, change, source, label).run()
             draft.report.warnings += [f"{label}: {warning}" for warning in source.warnings]
     if draft.report.changed:
-        mark_nested_by_dirtab(draft)
+        _finish(draft, dirtab)
     return draft.report
+
+
+def _published_dirtab(draft: Draft) -> Dirtab:
+    """Return the rules that are in force when changes begin."""
+    entry = draft.tree.entry(DIRTAB)
+    if entry is None or not entry.is_regular or entry.is_external:
+        return Dirtab()
+    try:
+        if entry.size > MAX_SIZE:
+            raise SourceError(f"/{display(DIRTAB)} is too large for a list of rules", remedy="Publish a shorter one")
+        return Dirtab.parse(fetch_file(draft.options.store, entry.hash, entry.chunks, entry.compression))
+    except SourceError as error:
+        draft.dirtab_error = error  # which a change may put right
+        return Dirtab()
+
+
+def _finish(draft: Draft, dirtab: Dirtab) -> None:
+    """See to the nested catalogs when all changes are made.
+
+    :param dirtab: the rules that were in force when they began
+    """
+    if draft.dirtab_error is not None:
+        raise draft.dirtab_error
+    entry = draft.tree.entry(DIRTAB)
+    if entry is not None and (not entry.is_regular or entry.is_external):
+        draft.report.warnings.append(
+            f"/{display(DIRTAB)} is {'an external' if entry.is_external else 'no regular'} file, so no rules are taken "
+            "from it. Publish the rules themselves under that name."
+        )
+    apply_dirtab(draft, dirtab)
+    if draft.options.balance is not None:
+        balance(draft, draft.options.balance)
+    for path in draft.tree.changed_catalogs():
+        warning = draft.options.limits.check_catalog(path, draft.tree.catalog(path).count_entries())
+        if warning is not None:
+            draft.report.warnings.append(warning)
 
 
 def _delete(draft: Draft, path: bytes) -> None:
@@ -74,6 +109,7 @@ def _delete(draft: Draft, path: bytes) -> None:
     draft.remove(path, entry)
     if path == DIRTAB:
         draft.dirtab = Dirtab()
+        draft.dirtab_error = None
 
 
 @contextlib.contextmanager

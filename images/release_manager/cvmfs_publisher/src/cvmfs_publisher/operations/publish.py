@@ -14,6 +14,9 @@ from pathlib import Path
 
 from ..catalog import WritableCatalogTree
 from ..changes.change_set import ChangeSet, Content
+from ..changes.limits import Limits
+from ..changes.options import Balance
+from ..changes.owner_map import Owners
 from ..content import Chunking, Compression, ContentHash, ContentPipeline, HashAlgorithm, HashSuffix, put_object
 from ..errors import ConcurrentPublish, ConfigurationError, UsageError
 from ..paths import ROOT, display, is_below, parse
@@ -27,7 +30,6 @@ from .known import KnownObjects
 from .transaction import Session, close_session, current_session, discard_session, kept_alive, open_transaction
 
 _UNSUPPORTED = {
-    "CVMFS_AUTOCATALOGS": "Mark nested catalogs with .cvmfscatalog files",
     "CVMFS_EXTERNAL_DATA": "Publish the data itself",
     "CVMFS_GENERATE_LEGACY_BULK_CHUNKS": "Clients since 2.1.7 do not need them",
     "CVMFS_VIRTUAL_DIR": "Use tags",
@@ -296,9 +298,13 @@ def _apply_options(
     scratch: Path,
     progress: Progress | None,
 ) -> ApplyOptions:
+    owners = Owners.load(settings.get("CVMFS_UID_MAP", ""), settings.get("CVMFS_GID_MAP", ""))
     return ApplyOptions(
         store=store,
-        owner=environment.owner(settings),
+        owner=owners(environment.owner(settings)),
+        owners=owners,
+        balance=_balance(settings),
+        limits=_limits(settings),
         timestamp=int(time.time()),
         scratch_dir=scratch,
         checksum=options.checksum,
@@ -307,6 +313,33 @@ def _apply_options(
         ignore_special_files=settings.flag("CVMFS_IGNORE_SPECIAL_FILES", default=False),
         standard_input=sys.stdin.buffer if sys.stdin is not None else None,  # it may have been closed
         progress=progress,
+    )
+
+
+def _balance(settings: ServerConfig) -> Balance | None:
+    if not settings.flag("CVMFS_AUTOCATALOGS", default=False):
+        return None
+    default = Balance()
+    balance = Balance(
+        settings.number("CVMFS_AUTOCATALOGS_MAX_WEIGHT", default.max_weight),
+        settings.number("CVMFS_AUTOCATALOGS_MIN_WEIGHT", default.min_weight),
+    )
+    if balance.min_weight > balance.max_weight:
+        raise ConfigurationError(
+            f"CVMFS_AUTOCATALOGS_MIN_WEIGHT={balance.min_weight} in {settings.origin} is more than "
+            f"CVMFS_AUTOCATALOGS_MAX_WEIGHT={balance.max_weight}",
+            remedy="Lower the one, or raise the other",
+        )
+    return balance
+
+
+def _limits(settings: ServerConfig) -> Limits:
+    default = Limits()
+    return Limits(
+        root_kcatalog=settings.number("CVMFS_ROOT_KCATALOG_LIMIT", default.root_kcatalog),
+        nested_kcatalog=settings.number("CVMFS_NESTED_KCATALOG_LIMIT", default.nested_kcatalog),
+        file_mbyte=settings.number("CVMFS_FILE_MBYTE_LIMIT", default.file_mbyte),
+        enforced=settings.flag("CVMFS_ENFORCE_LIMITS", default=False),
     )
 
 
