@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 
 from cvmfs_publisher.operations.mkfs import MkfsOptions, mkfs
 from cvmfs_publisher.repository import Certificate, Manifest, MasterKey, RepositoryKey, Whitelist
+from cvmfs_publisher.repository import whitelist as whitelist_module
 from cvmfs_publisher.repository.manifest import MANIFEST_KEY
 from cvmfs_publisher.repository.whitelist import WHITELIST_KEY
 from operations.managers import NAME, ReleaseManager
@@ -232,3 +234,104 @@ def test_second_mkfs(manager: ReleaseManager) -> None:
     other.refuses("mkfs", says=says)
     with pytest.raises(Exception, match="already"):
         mkfs(manager.environment, NAME, MkfsOptions())
+
+
+def certificate_file(manager: ReleaseManager, key: RepositoryKey) -> Path:
+    file = manager.base / "another.crt"
+    file.write_bytes(key.certificate.pem)
+    return file
+
+
+def fingerprints(manager: ReleaseManager) -> tuple[str, ...]:
+    with manager.store() as store:
+        return Whitelist.parse(store.get(WHITELIST_KEY)).fingerprints
+
+
+def test_a_certificate_is_listed_before_its_key_is_used(manager: ReleaseManager) -> None:
+    """Two release managers can have a key each; the next whitelist is for the one that is here alone."""
+    here = Certificate.load(manager.keys / f"{NAME}.crt").fingerprint()
+    key = RepositoryKey.generate(NAME)
+    outcome = manager.server("resign", "--json", "--also", certificate_file(manager, key)).succeeded()
+    assert outcome.stderr == ""
+    assert outcome.document["fingerprints"] == [here, key.certificate.fingerprint()]
+    other = manager.another("other")
+    replace(other, "key", key.private_pem())
+    replace(other, "crt", key.certificate.pem)
+    other.server("ingest", "-a", "v2", "-d", "a").succeeded()
+    manager.server("ingest", "-a", "v3", "-d", "b").succeeded()
+    assert published(manager).revision == 3
+    manager.server("resign").succeeded()
+    assert fingerprints(manager) == (here,)
+    other.refuses("ingest", "-a", "v4", "-d", "c", says=["is not in the whitelist"])
+
+
+def test_a_stolen_key_is_dropped_at_once(manager: ReleaseManager) -> None:
+    """Even though the thief signed the current revision, with which the release manager starts over by its own word."""
+    thief = manager.another("thief")
+    thief.server("ingest", "-a", "theft", "-d", "new_repository").succeeded()
+    another_key_and_certificate(manager)
+    manager.server("transaction").succeeded()
+    manager.server("resign", "--only").succeeded()
+    assert fingerprints(manager) == (Certificate.load(manager.keys / f"{NAME}.crt").fingerprint(),)
+    thief.refuses("info", says=["which is not in the whitelist"])
+    manager.server("abort", "-f").succeeded()
+    manager.refuses("resign", "-p", says=["which is not in the whitelist"])
+    manager.server("resign", "-p", "-f").succeeded()
+    assert published(manager).revision == 2
+    thief.refuses("ingest", "-a", "again", "-d", "a", says=["is not in the whitelist"])
+    manager.check()
+
+
+def test_a_whitelist_in_a_file(local: ReleaseManager, tmp_path: Path) -> None:
+    """It needs the master key alone; everything else about it stays."""
+    other = RepositoryKey.generate(NAME).certificate
+    local.server("resign", "--also", certificate_file(local, RepositoryKey.generate(NAME)))
+    whitelist = Whitelist.create(NAME, [Certificate.load(local.keys / f"{NAME}.crt"), other], days=-7)
+    file = tmp_path / "whitelist"
+    file.write_bytes(whitelist.signed(master_key(local)))
+    file.chmod(0o640)
+    local.server_conf.unlink()
+    outcome = local.server("resign", "--json", "-w", file, "-d", "7").succeeded()
+    signed = whitelist_module.verify(file.read_bytes(), [master_key(local).public_key], NAME)
+    assert signed.fingerprints == whitelist.fingerprints
+    assert outcome.document["fingerprints"] == list(whitelist.fingerprints)
+    assert signed.remaining().days == 6
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert [path.name for path in tmp_path.iterdir() if "whitelist" in path.name] == ["whitelist"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, ["Cannot read the whitelist", "No such file"]),
+        (b"garbage", ["whitelist is malformed"]),
+        (Whitelist.create("x.org", [RepositoryKey.generate("x.org").certificate]), ["is for x.org"]),
+    ],
+)
+def test_files_that_are_no_whitelists(
+    local: ReleaseManager, tmp_path: Path, content: bytes | Whitelist | None, says: list[str]
+) -> None:
+    file = tmp_path / "whitelist"
+    if isinstance(content, Whitelist):
+        content = content.signed(master_key(local))
+    if content is not None:
+        file.write_bytes(content)
+    local.refuses("resign", "-w", file, says=says)
+    file.write_bytes(Whitelist.create(NAME, [RepositoryKey.generate(NAME).certificate]).signed(MasterKey.generate()))
+    local.refuses("resign", "-w", file, says=["is not signed by a trusted master key"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["-p", "-d", "7"], "-p signs no whitelist, which -d is about"),
+        (["-p", "-w", "x"], "-p signs no whitelist, which -w is about"),
+        (["-p", "--only"], "-p signs no whitelist, which --only is about"),
+        (["-w", "x", "--only"], "-w keeps the certificates of its file"),
+        (["-w", "x", "--also", "y"], "-w keeps the certificates of its file"),
+        (["--also", "/nowhere.crt"], "There is no certificate /nowhere.crt"),
+        (["-w", "x", "another.example.org"], "-w is about one repository"),
+    ],
+)
+def test_contradictions_of_resign(local: ReleaseManager, arguments: list[str], says: str) -> None:
+    local.refuses("resign", *arguments, says=[says])

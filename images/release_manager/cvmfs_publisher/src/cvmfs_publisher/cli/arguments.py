@@ -56,6 +56,13 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     return parser
 
 
+class Refused(argparse.Action):
+    """An option of upstream's that this engine does not have: refused by name, with the reason as metavar."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        parser.error(f"{self.option_strings[0]} is not supported by this engine: {self.metavar}")
+
+
 def add_repository(parser: argparse.ArgumentParser) -> None:
     """Declare the one repository that a subcommand works on; without it there must be just one configured."""
     parser.add_argument(

@@ -107,8 +107,8 @@ def mkfs(environment: Environment, name: str, options: MkfsOptions) -> MkfsResul
         whitelist = Whitelist.create(name, [keys.repository.certificate], algorithm=algorithm)
         repository = Repository.create(manifest, store, keys.repository, whitelist.signed(keys.master))
         if is_new:
-            _write_configuration(environment, name, settings)
-        warnings += _announce(settings)
+            write_configuration(environment, name, settings)
+        warnings += announce(settings)
         return MkfsResult(
             repository=name,
             storage=store.describe(),
@@ -126,12 +126,12 @@ def _settings(environment: Environment, name: str, options: MkfsOptions) -> tupl
     chosen = _chosen(name, options)
     if not (environment.repository_dir(name) / "server.conf").exists():
         if "CVMFS_UPSTREAM_STORAGE" not in chosen:
-            chosen |= {"CVMFS_UPSTREAM_STORAGE": _local_storage(name)}
+            chosen |= {"CVMFS_UPSTREAM_STORAGE": local_storage(name)}
         if "CVMFS_STRATUM0" not in chosen:
             if options.s3_config is not None:
                 raise UsageError("There is no URL for the clients", remedy="Add -w with the bucket's URL")
             chosen |= {"CVMFS_STRATUM0": f"http://localhost/cvmfs/{name}"}
-        return ServerConfig(_defaults(environment, name) | chosen, "the command line"), True
+        return ServerConfig(default_settings(environment, name) | chosen, "the command line"), True
     existing = environment.settings(name)
     for key, value in chosen.items():
         if key in existing and existing[key] != value:
@@ -164,7 +164,8 @@ def _chosen(name: str, options: MkfsOptions) -> dict[str, str]:
     return {key: value for key, value in settings.items() if value is not None}
 
 
-def _defaults(environment: Environment, name: str) -> dict[str, str]:
+def default_settings(environment: Environment, name: str) -> dict[str, str]:
+    """Return what a new ``server.conf`` has where nothing else is asked for."""
     return {
         "CVMFS_CREATOR_VERSION": _LAYOUT_REVISION,
         "CVMFS_REPOSITORY_NAME": name,
@@ -189,7 +190,8 @@ def _defaults(environment: Environment, name: str) -> dict[str, str]:
     }
 
 
-def _local_storage(name: str) -> str:
+def local_storage(name: str) -> str:
+    """Return ``CVMFS_UPSTREAM_STORAGE`` of a repository for which none is named."""
     directory = _PARENT_OF_LOCAL_STORAGE / name
     return f"local,{directory}/data/txn,{directory}"
 
@@ -265,13 +267,17 @@ def _first_revision(
     )
 
 
-def _write_configuration(environment: Environment, name: str, settings: ServerConfig) -> None:
+def write_configuration(environment: Environment, name: str, settings: ServerConfig) -> None:
+    """Write ``server.conf`` and ``client.conf``.
+
+    :raises ConfigurationError: when they cannot be written
+    """
     directory = environment.repository_dir(name)
     client = ServerConfig(
         {
             "CVMFS_SERVER_URL": settings["CVMFS_STRATUM0"],
             "CVMFS_PUBLIC_KEY": settings["CVMFS_PUBLIC_KEY"],
-            "CVMFS_HTTP_PROXY": "DIRECT",
+            "CVMFS_HTTP_PROXY": settings.get("CVMFS_SERVER_PROXY") or "DIRECT",
         }
     )
     server = ServerConfig({key: value for key, value in settings.items() if key != "CVMFS_PUBLIC_KEY"})
@@ -281,12 +287,12 @@ def _write_configuration(environment: Environment, name: str, settings: ServerCo
         (directory / "client.conf").write_text(f"# Created by cvmfs_server.\n{client.render()}")
     except OSError as error:
         raise ConfigurationError(
-            f"{name} is created, but its configuration cannot be written to {directory}: {error.strerror}",
-            remedy="Write server.conf and client.conf by hand",
+            f"The repository is there, but its configuration cannot be written to {directory}: {error.strerror}",
+            remedy=f"Let the user write there, then run cvmfs_server import {name}",
         ) from error
 
 
-def _announce(settings: ServerConfig) -> list[str]:
+def announce(settings: ServerConfig) -> list[str]:
     """List the repository in the documents next to it that describe the server; return warnings."""
     name = settings.repository
     kind, temporary, location = settings["CVMFS_UPSTREAM_STORAGE"].split(",", 2)
@@ -308,6 +314,8 @@ def _add_to_list(server: ObjectStore, name: str) -> None:
     while True:
         try:
             existing, version = server.get_versioned(metainfo.REPOSITORIES_KEY)
+            if metainfo.lists(existing, name):
+                return
         except ObjectNotFound:
             existing = None
         # Another mkfs may be at the same list

@@ -245,6 +245,10 @@ class History:
             name = f"generic_{number}-{moment}"
         return name
 
+    def has_auto_tags(self) -> bool:
+        """Say whether there are automatic tags."""
+        return any(_AUTO_TAG.match(name) for name in self._tags)
+
     def remove_auto_tags(self, before: int) -> list[Tag]:
         """Remove the automatic tags that are older than a point in time, and return them."""
         outdated = [tag for tag in self.tags() if _AUTO_TAG.match(tag.name) and tag.timestamp < before]

@@ -54,6 +54,14 @@ def check_meta(data: bytes) -> None:
         raise UsageError("The meta information is no JSON object", remedy='Write it as {"administrator": …}')
 
 
+def lists(existing: bytes, name: str) -> bool:
+    """Say whether a list of repositories has one of that name; one that cannot be read has none."""
+    try:
+        return any(entry["name"] == name for entry in json.loads(existing)["repositories"])
+    except (ValueError, TypeError, KeyError):
+        return False
+
+
 def add_repository(existing: bytes | None, name: str) -> bytes:
     """Return the list of repositories with one more in it.
 

@@ -88,40 +88,22 @@ class Repository:
         self._master_keys = master_keys
 
     @classmethod
-    def open(cls, name: str, store: ObjectStore, master_keys: Sequence[rsa.RSAPublicKey]) -> Self:
+    def open(
+        cls, name: str, store: ObjectStore, master_keys: Sequence[rsa.RSAPublicKey], *, unlisted: bool = False
+    ) -> Self:
         """Read a repository's entry points, and verify them as clients do.
 
         An expired whitelist is no error here, as resigning and looking must be possible.
 
         :param master_keys: public halves of the master keys that are trusted
+        :param unlisted: take a manifest whose certificate the whitelist does not list
         :raises RepositoryNotFound: when there is none
         :raises SignatureError: when a signature, name or fingerprint does not fit
         :raises StorageError: when it cannot be read
         """
-        try:
-            data, version = store.get_versioned(MANIFEST_KEY)
-        except ObjectNotFound:
-            raise RepositoryNotFound(
-                f"There is no repository {name} in {store.describe()}",
-                remedy=f"Check CVMFS_UPSTREAM_STORAGE, or create it: cvmfs_server mkfs {name}",
-            ) from None
-        try:
-            manifest = Manifest.parse(data)
-        except CorruptObject as error:
-            raise CorruptObject(
-                f"{MANIFEST_KEY} of {name} in {store.describe()} cannot be used: {error.message}", remedy=error.remedy
-            ) from None
-        if manifest.repository != name:
-            raise SignatureError(
-                f"The repository in {store.describe()} is {manifest.repository}, not {name}",
-                remedy="Check CVMFS_UPSTREAM_STORAGE",
-            )
-        if manifest.certificate is None:
-            raise SignatureError(f"The manifest of {name} names no certificate", remedy=RESTORE)
-        certificate = Certificate(fetch_object(store, manifest.certificate))
-        manifest_module.verify(data, certificate, f"The manifest of {name}")
+        manifest, version, certificate = read_manifest(store, name)
         whitelist = read_whitelist(store, name, master_keys)
-        if not whitelist.lists(certificate):
+        if not unlisted and not whitelist.lists(certificate):
             raise SignatureError(
                 f"The manifest of {name} is signed with certificate {certificate.fingerprint()}, "
                 "which is not in the whitelist",
@@ -340,6 +322,40 @@ class Repository:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def read_manifest(store: ObjectStore, name: str) -> tuple[Manifest, Version, Certificate]:
+    """Read a repository's manifest, and verify that it is signed by the key of the certificate that it names.
+
+    Whether that is to be trusted, the whitelist has to say.
+
+    :raises RepositoryNotFound: when there is none
+    :raises SignatureError: when signature or name do not fit
+    :raises StorageError: when it cannot be read
+    """
+    try:
+        data, version = store.get_versioned(MANIFEST_KEY)
+    except ObjectNotFound:
+        raise RepositoryNotFound(
+            f"There is no repository {name} in {store.describe()}",
+            remedy=f"Check CVMFS_UPSTREAM_STORAGE, or create it: cvmfs_server mkfs {name}",
+        ) from None
+    try:
+        manifest = Manifest.parse(data)
+    except CorruptObject as error:
+        raise CorruptObject(
+            f"{MANIFEST_KEY} of {name} in {store.describe()} cannot be used: {error.message}", remedy=error.remedy
+        ) from None
+    if manifest.repository != name:
+        raise SignatureError(
+            f"The repository in {store.describe()} is {manifest.repository}, not {name}",
+            remedy="Check CVMFS_UPSTREAM_STORAGE",
+        )
+    if manifest.certificate is None:
+        raise SignatureError(f"The manifest of {name} names no certificate", remedy=RESTORE)
+    certificate = Certificate(fetch_object(store, manifest.certificate))
+    manifest_module.verify(data, certificate, f"The manifest of {name}")
+    return manifest, version, certificate
 
 
 def read_whitelist(store: ObjectStore, name: str, master_keys: Sequence[rsa.RSAPublicKey]) -> Whitelist:

@@ -81,6 +81,12 @@ class S3Store:
         self._form_lock = threading.Lock()
 
     @property
+    def url(self) -> str:
+        """Where clients find the repository, if the bucket's policy lets them."""
+        scheme = "https" if self._config.https else "http"
+        return f"{scheme}://{self._host}{self._bucket_path}{uri_encode(self._config.prefix, '/')}"
+
+    @property
     def concurrency(self) -> int:
         return self._config.parallel
 

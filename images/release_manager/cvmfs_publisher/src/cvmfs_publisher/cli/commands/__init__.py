@@ -6,12 +6,13 @@ from __future__ import annotations
 from typing import cast
 
 from ..arguments import Command
-from . import abort, check, info, ingest, list_, mkfs, publish, resign, tag, transaction
+from . import abort, check, import_, info, ingest, list_, mkfs, publish, resign, tag, transaction
 
 COMMANDS: dict[str, Command] = {
     name: cast(Command, module)
     for name, module in (
         ("mkfs", mkfs),
+        ("import", import_),
         ("list", list_),
         ("info", info),
         ("transaction", transaction),
