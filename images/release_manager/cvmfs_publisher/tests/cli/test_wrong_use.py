@@ -53,6 +53,15 @@ GRAMMAR: list[tuple[str, int, str]] = [
     (f"check {NAME} -s", 3, "argument -s: expected one argument"),
     (f"abort --transaction {NAME} --transaction", 3, "argument --transaction: expected one argument"),
     (f"list {NAME}", 3, f"unrecognized arguments: {NAME}"),
+    (f"list-catalogs -t -x {NAME}", 3, "argument -x: not allowed with argument -t"),
+    (f"list-catalogs -q {NAME}", 3, "unrecognized arguments: -q"),
+    (f"catalog-chown {NAME}", 3, "the following arguments are required: -u, -g"),
+    (f"catalog-chown -u map {NAME}", 3, "the following arguments are required: -g"),
+    (f"catalog-chown {NAME} -u map -g", 3, "argument -g: expected one argument"),
+    (f"eliminate-hardlinks -f {NAME} another.example.org", 3, "unrecognized arguments: another.example.org"),
+    (f"eliminate-bulk-hashes -x {NAME}", 3, "unrecognized arguments: -x"),
+    (f"fix-stats -x {NAME}", 3, "unrecognized arguments: -x"),
+    (f"migrate -f {NAME}", 3, "unrecognized arguments: -f"),
 ]
 
 SENSE: list[tuple[str, str]] = [
@@ -104,6 +113,15 @@ SENSE: list[tuple[str, str]] = [
     (f"import -r {NAME}", "There is no master key "),
     (f"import -k /no/such/keys {NAME}", "There is no public key /no/such/keys/"),
     ("check unknown.example.org", "There is no "),
+    ("list-catalogs unknown.example.org", "There is no "),
+    ("list-catalogs ../etc", "'../etc' is not a repository name"),
+    ("catalog-chown -u /nowhere/map -g /nowhere/map unknown.example.org", "Cannot read the map of owners /nowhere/map"),
+    ("catalog-chown -u /dev/null -g /dev/null unknown.example.org", "/dev/null has no rule in it"),
+    ("eliminate-hardlinks -f unknown.example.org", "There is no "),
+    ("eliminate-bulk-hashes -f unknown.example.org", "There is no "),
+    ("fix-stats -f unknown.example.org", "There is no "),
+    ("migrate unknown.example.org", "There is no "),
+    ("migrate ../etc", "'../etc' is not a repository name"),
     ("check ../etc", "'../etc' is not a repository name"),
 ]
 

@@ -28,7 +28,7 @@ from .entry import (
 from .statistics import Counters, Statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 # A row of the catalog table, in the order of schema.COLUMNS
 Row = tuple[Any, ...]
@@ -332,7 +332,8 @@ class WritableCatalog(Catalog):
     def __init__(self, file: Path) -> None:
         super().__init__(file)
         with self._errors():
-            schema.upgrade(self._connection)
+            self.is_upgraded = schema.upgrade(self._connection)
+            """Whether the file was of an older schema, or of an older revision of the latest."""
         self._select = self._column_list()
         self._next_group: int | None = None
         self._in_transaction = False
@@ -350,6 +351,36 @@ class WritableCatalog(Catalog):
             finally:
                 connection.close()
         return cls(file)
+
+    def map_owners(self, uids: Callable[[int], int], gids: Callable[[int], int]) -> bool:
+        """Give entries to other users and groups; say whether that changes any."""
+        is_changed = False
+        with self._changes() as connection:
+            for column, new in (("uid", uids), ("gid", gids)):
+                present = [row[0] for row in connection.execute(f"SELECT DISTINCT {column} FROM catalog")]  # noqa: S608
+                cases = [(old, new(old)) for old in present if new(old) != old]
+                if cases:  # in one statement, as two may change places
+                    choice = f"CASE {column} {'WHEN ? THEN ? ' * len(cases)}ELSE {column} END"
+                    values = [number for case in cases for number in case]
+                    connection.execute(f"UPDATE catalog SET {column} = {choice}", values)  # noqa: S608
+                    is_changed = True
+        return is_changed
+
+    def break_hard_links(self) -> bool:
+        """Make each name of a file with several a file of its own; say whether there are any."""
+        with self._changes() as connection:
+            cursor = connection.execute(
+                "UPDATE catalog SET hardlinks = 1 WHERE flags & ? AND hardlinks != 1", (Flag.FILE,)
+            )
+        return cursor.rowcount > 0
+
+    def drop_bulk_hashes(self) -> bool:
+        """Refer to files in chunks by the chunks only; say whether there are others."""
+        with self._changes() as connection:
+            cursor = connection.execute(
+                "UPDATE catalog SET hash = NULL WHERE flags & ? AND length(hash) > 0", (Flag.CHUNKED,)
+            )
+        return cursor.rowcount > 0
 
     def insert(self, path: bytes, entry: DirectoryEntry) -> bool:
         """Add a row for `path`, unless there is one; say whether it was added."""

@@ -130,12 +130,13 @@ def create(connection: sqlite3.Connection) -> None:
     store_statistics(connection, Statistics())
 
 
-def upgrade(connection: sqlite3.Connection) -> None:
-    """Bring a catalog of an earlier revision, or of schema 2.4, to the latest one.
+def upgrade(connection: sqlite3.Connection) -> bool:
+    """Bring a catalog of an earlier revision, or of schema 2.4, to the latest one; say whether it was of such.
 
     :raises CorruptObject: for a schema that CernVM-FS does not write to either
     """
     check_schema(connection)
+    before = get_property(connection, "schema"), get_property(connection, "schema_revision")
     columns = {row[1].decode() for row in connection.execute("PRAGMA table_info(catalog)")}
     for column, kind in (("xattr", "BLOB"), ("mtimens", "INTEGER")):
         if column not in columns:
@@ -144,8 +145,10 @@ def upgrade(connection: sqlite3.Connection) -> None:
         connection.execute("ALTER TABLE nested_catalogs ADD size INTEGER")
     if not list(connection.execute("PRAGMA table_info(bind_mountpoints)")):
         connection.execute(_BIND_MOUNTPOINTS.format(schema=""))
-    set_property(connection, "schema", str(SCHEMA))
-    set_property(connection, "schema_revision", str(SCHEMA_REVISION))
+    latest = str(SCHEMA), str(SCHEMA_REVISION)
+    set_property(connection, "schema", latest[0])
+    set_property(connection, "schema_revision", latest[1])
+    return before != latest
 
 
 def check_schema(connection: sqlite3.Connection) -> None:

@@ -192,10 +192,13 @@ class CatalogTree:
             child = node.children[path] = Node(path, node, node.references[path])
         return child
 
-    def _load(self, node: Node) -> Catalog:
-        """Return the node's catalog, opened."""
+    def _load(self, node: Node, data: bytes | None = None) -> Catalog:
+        """Return the node's catalog, opened.
+
+        :param data: its database, if it has been fetched already
+        """
         if node.catalog is None:
-            node.catalog = self._fetch(node)
+            node.catalog = self._fetch(node, data)
             if node.subtree is None:
                 statistics = node.catalog.statistics()
                 node.subtree = statistics.subtree
@@ -204,10 +207,15 @@ class CatalogTree:
         self._mark_used(node)
         return node.catalog
 
-    def _fetch(self, node: Node) -> Catalog:
-        if node.reference is None:
-            raise corrupt(node.path, "there is no catalog")
-        data = fetch_object(self._store, node.reference.hash)
+    def _fetch(self, node: Node, data: bytes | None = None) -> Catalog:
+        """Return the catalog of a node.
+
+        :param data: its database, if it has been fetched already
+        """
+        if data is None:
+            if node.reference is None:
+                raise corrupt(node.path, "there is no catalog")
+            data = fetch_object(self._store, node.reference.hash)
         file = self._new_file()
         try:
             file.write_bytes(data)

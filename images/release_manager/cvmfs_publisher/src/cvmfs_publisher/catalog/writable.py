@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .. import paths
-from ..content import ContentHash
+from ..content import ContentHash, fetch_object
 from ..errors import PublisherError, SourceError, UsageError
 from .catalog import Catalog, NestedReference, WritableCatalog, as_nested_root, corrupt
 from .entry import MARKER, DirectoryEntry, Flag, pack_xattrs
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from ..storage import ObjectStore
 
-_UPLOADS = 8
+_TRANSFERS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +220,45 @@ class WritableCatalogTree(CatalogTree):
         outer.subtree = _known(outer.subtree) - _known(inner.accounted) + _known(inner.subtree)
         self._drop(inner)
 
+    def rewrite(self, change: Callable[[WritableCatalog], bool], *, recount: bool = False) -> int:
+        """Offer all catalogs to `change`, and return how many there are.
+
+        :param change: changes a catalog's rows, but neither adds nor removes any, and says whether it has
+        :param recount: make the counters of changed catalogs anew instead of changing those that they have
+        """
+        total = 0
+        level = [self._root]
+        with ThreadPoolExecutor(_TRANSFERS, thread_name_prefix="catalog") as pool:
+            while level:
+                below: list[Node] = []
+                for node, data in self._read_ahead(pool, level):
+                    catalog = self._load(node, data)
+                    total += 1
+                    if not isinstance(catalog, WritableCatalog):
+                        raise TypeError("a writable tree has writable catalogs only")
+                    outer = node.parent
+                    if recount and outer is not None and outer.is_changed:
+                        outer.subtree = _known(outer.subtree) + _known(node.accounted)
+                    if change(catalog):
+                        node.is_changed = True
+                        if recount:
+                            node.subtree = Counters()  # to which those below are added
+                    below += [self._child(node, path) for path in sorted(node.references)]
+                level = below
+        return total
+
+    def _read_ahead(self, pool: ThreadPoolExecutor, nodes: list[Node]) -> Iterator[tuple[Node, bytes | None]]:
+        """Yield nodes with their databases, several of which are fetched at a time; None for those that are here."""
+        pending: deque[tuple[Node, Future[bytes] | None]] = deque()
+        for node in nodes:
+            reference = node.reference if node.catalog is None else None
+            pending.append((node, pool.submit(fetch_object, self._store, reference.hash) if reference else None))
+            if len(pending) == _TRANSFERS:
+                first, fetched = pending.popleft()
+                yield first, fetched.result() if fetched else None
+        for node, fetched in pending:
+            yield node, fetched.result() if fetched else None
+
     def changed_catalogs(self) -> list[bytes]:
         """Return the directories of the catalogs that a commit would write, nested ones before those above them."""
         return [node.path for level in reversed(self._changed_levels()) for node in level]
@@ -242,11 +281,11 @@ class WritableCatalogTree(CatalogTree):
             raise UsageError("A new repository needs a root directory")
         self._change(self._root)
         written: list[tuple[NestedReference, Statistics]] = []
-        with ThreadPoolExecutor(_UPLOADS, thread_name_prefix="catalog") as pool:
+        with ThreadPoolExecutor(_TRANSFERS, thread_name_prefix="catalog") as pool:
             for level in reversed(self._changed_levels()):
                 pending: deque[_Upload] = deque()
                 for node in level:
-                    if len(pending) == 2 * _UPLOADS:  # bounds the memory
+                    if len(pending) == 2 * _TRANSFERS:  # bounds the memory
                         written.append(self._take(pending.popleft()))
                     data, statistics = self._finish(node, revision, timestamp)
                     pending.append(_Upload(node, statistics, len(data), pool.submit(put, data)))

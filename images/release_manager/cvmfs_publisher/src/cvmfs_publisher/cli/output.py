@@ -16,6 +16,7 @@ from ..changes.change_set import ChangeSet
 from ..content.hash import ContentHash
 from ..errors import UsageError
 from ..operations.publish import PublishResult
+from ..operations.rewrite import RewriteResult
 from ..paths import display
 from ..repository.history import Tag
 
@@ -100,6 +101,22 @@ def print_publish(result: PublishResult, *, json: bool, verbose: bool) -> None:
     else:
         tagged = f", tagged {result.tag}" if result.tag else ""
         print(f"{result.repository}: published revision {result.revision}{tagged}: {changes}.")
+
+
+def print_rewrite(result: RewriteResult, *, json: bool) -> None:
+    """Print what became of the catalogs."""
+    if json:
+        print_json(result)
+        return
+    for warning in result.warnings:
+        print(f"Warning: {warning}", file=sys.stderr)
+    if result.changed:
+        print(
+            f"{result.repository}: published revision {result.revision}: "
+            f"{result.rewritten} of {result.catalogs} catalogs were written anew."
+        )
+    else:
+        print(f"{result.repository}: nothing to do in {result.catalogs} catalogs, revision {result.revision} stays.")
 
 
 def print_tag(tag: Tag, *, machine_readable: bool) -> None:

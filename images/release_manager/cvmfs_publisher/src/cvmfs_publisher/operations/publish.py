@@ -151,7 +151,7 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
                     report = apply_changes(tree, pipeline, changes, apply_options)
                 changed = report.changed or options.tag is not None or options.revision is not None
                 if changed:
-                    manifest = _commit_catalogs(repository, tree, manifest, _hash_algorithm(base, settings), timestamp)
+                    manifest = commit_catalogs(repository, tree, manifest, hash_algorithm(base, settings), timestamp)
                     manifest = _tag(repository, manifest, history, oldest_tag, tag, options.tag_description, timestamp)
                     warnings += repository.commit(manifest, key, lease=lease)
         warnings += close_session(environment, settings, session, lease)
@@ -258,7 +258,7 @@ def _pipeline(
 ) -> ContentPipeline[ContentDone]:
     return ContentPipeline(
         repository.store,
-        hash_algorithm=_hash_algorithm(repository.manifest, settings),
+        hash_algorithm=hash_algorithm(repository.manifest, settings),
         compression=_compression(settings, options),
         chunking=_chunking(settings),
         known=known,
@@ -267,7 +267,7 @@ def _pipeline(
     )
 
 
-def _hash_algorithm(base: Manifest, settings: ServerConfig) -> HashAlgorithm:
+def hash_algorithm(base: Manifest, settings: ServerConfig) -> HashAlgorithm:
     """Return what new objects are named by; where the configuration does not say, it stays as it is.
 
     As upstream's, a repository's algorithm can change: old objects keep their names, which tell the algorithm.
@@ -343,7 +343,7 @@ def _limits(settings: ServerConfig) -> Limits:
     )
 
 
-def _commit_catalogs(
+def commit_catalogs(
     repository: Repository, tree: WritableCatalogTree, manifest: Manifest, algorithm: HashAlgorithm, timestamp: int
 ) -> Manifest:
     """Upload the changed catalogs, and return the manifest with them; it still lacks history and signature.

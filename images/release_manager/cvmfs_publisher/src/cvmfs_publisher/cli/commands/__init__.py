@@ -6,7 +6,25 @@ from __future__ import annotations
 from typing import cast
 
 from ..arguments import Command
-from . import abort, check, import_, info, ingest, list_, mkfs, publish, resign, tag, transaction
+from . import (
+    abort,
+    catalog_chown,
+    check,
+    eliminate_bulk_hashes,
+    eliminate_hardlinks,
+    fix_stats,
+    import_,
+    info,
+    ingest,
+    list_,
+    list_catalogs,
+    migrate,
+    mkfs,
+    publish,
+    resign,
+    tag,
+    transaction,
+)
 
 COMMANDS: dict[str, Command] = {
     name: cast(Command, module)
@@ -22,5 +40,11 @@ COMMANDS: dict[str, Command] = {
         ("tag", tag),
         ("resign", resign),
         ("check", check),
+        ("list-catalogs", list_catalogs),
+        ("catalog-chown", catalog_chown),
+        ("eliminate-hardlinks", eliminate_hardlinks),
+        ("eliminate-bulk-hashes", eliminate_bulk_hashes),
+        ("fix-stats", fix_stats),
+        ("migrate", migrate),
     )
 }
