@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from cvmfs_publisher.operations.environment import Environment
 from cvmfs_publisher.repository import ServerConfig
-from cvmfs_publisher.storage import ObjectStore, Version
+from cvmfs_publisher.storage import Cancellation, ObjectStore, Permit, Version
 from cvmfs_publisher.storage.faults import Fault, FaultyStore
 from cvmfs_publisher.storage.store import Bytes
 from operations.managers import ReleaseManager
@@ -34,7 +34,7 @@ class _Shared(FaultyStore):
 
 
 class MeanwhileEnvironment(Environment):
-    """A release manager's environment in which something happens once, just before an object is written.
+    """A release manager's environment in which something happens once, just before an object is written or deleted.
 
     :param key: the beginning of the object's key
     """
@@ -66,3 +66,7 @@ class _Meanwhile(FaultyStore):
     def put_if_match(self, key: str, data: Bytes, version: Version) -> Version:
         self._before_write(key)
         return super().put_if_match(key, data, version)
+
+    def delete_many(self, keys: Sequence[str], permit: Permit, cancel: Cancellation | None = None) -> bool:
+        self._before_write(f"delete {keys[0]}")
+        return super().delete_many(keys, permit, cancel)

@@ -278,7 +278,7 @@ def test_a_publisher_may_die_at_any_write(publisher: Publisher, tmp_path: Path) 
 def test_a_commit_repairs_what_the_one_before_left(publisher: Publisher) -> None:
     publisher.create()
     for text in (b"one", b"two"):
-        _interrupted(publisher, Fault(operations=("put",), keys=REFLOG_KEY, die="before"), text)
+        _interrupted(publisher, Fault(operations=("put_if_match",), keys=REFLOG_KEY, die="before"), text)
     reflog_problem = publisher.open().reflog_problem()
     assert reflog_problem is not None
     assert "lacks" in reflog_problem
@@ -312,7 +312,7 @@ def test_mkfs_may_die_at_any_write(publisher: Publisher) -> None:
 def test_an_error_in_the_last_write_is_a_warning(publisher: Publisher) -> None:
     publisher.create()
     error = EndpointUnreachable("gone")
-    store = FaultyStore(publisher.store(), [Fault(operations=("put",), keys=REFLOG_KEY, error=error)])
+    store = FaultyStore(publisher.store(), [Fault(operations=("put_if_match",), keys=REFLOG_KEY, error=error)])
     (warning,) = publisher.publish(b"x", store)
     assert "Revision 2 is published, but the reflog was not written: gone" in warning
     assert files(publisher) == [b"x"]

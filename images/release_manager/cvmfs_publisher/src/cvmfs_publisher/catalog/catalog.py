@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from .. import paths
-from ..content import Chunk, ContentHash, HashSuffix
+from ..content import Chunk, ContentHash, HashAlgorithm, HashSuffix
 from ..errors import CorruptObject
 from . import schema
 from .entry import (
@@ -209,6 +209,29 @@ class Catalog:
                 (Flag.DIRECTORY,),
             ).fetchall()
         return {row[:2]: row[2] for row in rows}
+
+    def objects(self) -> dict[tuple[HashAlgorithm, HashSuffix], bytes]:
+        """Return the digests of all objects that files are stored in, one after the other, by their kind.
+
+        The same digest may come several times.
+        """
+        queries = (
+            (HashSuffix.NONE, "SELECT flags, hash FROM catalog WHERE length(hash) > 0 AND flags & ? = 0"),
+            (
+                HashSuffix.PARTIAL,
+                "SELECT catalog.flags, chunks.hash FROM chunks JOIN catalog USING (md5path_1, md5path_2)"
+                " WHERE catalog.flags & ? = 0",
+            ),
+        )
+        found: dict[tuple[HashAlgorithm, HashSuffix], bytearray] = {}
+        with self._errors():
+            for suffix, query in queries:
+                by_flags: dict[int, bytearray] = {}
+                for flags, digest in self._connection.execute(query, (Flag.DIRECTORY | Flag.EXTERNAL,)):
+                    by_flags.setdefault(flags, bytearray()).extend(digest)
+                for flags, digests in by_flags.items():
+                    found.setdefault((algorithm_of(flags), suffix), bytearray()).extend(digests)
+        return {kind: bytes(digests) for kind, digests in found.items()}
 
     def file_digests(self) -> Iterator[bytes]:
         """Yield the digests of the objects that whole files are stored in; the same one may come several times."""

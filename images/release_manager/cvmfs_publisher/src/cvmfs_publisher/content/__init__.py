@@ -4,7 +4,7 @@
 from .chunker import Chunking
 from .compression import Compression
 from .hash import ContentHash, HashAlgorithm, HashSuffix
-from .objects import fetch_file, fetch_object, put_object
+from .object_filter import ObjectFilter
 from .pipeline import Chunk, ContentPipeline, ContentResult
 from .source import BytesSource, ContentSource, FileSource
 
@@ -20,6 +20,7 @@ __all__ = [
     "FileSource",
     "HashAlgorithm",
     "HashSuffix",
+    "ObjectFilter",
     "fetch_file",
     "fetch_object",
     "put_object",

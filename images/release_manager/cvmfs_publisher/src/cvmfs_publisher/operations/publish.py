@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from ..repository import History, Lease, Manifest, Repository, ServerConfig, Tag
 from ..repository.history import check_description
 from ..storage import ObjectStore
 from .apply import ApplyOptions, ChangeReport, ContentDone, apply_changes
+from .dates import point_in_time
 from .environment import Environment
 from .known import KnownObjects
 from .transaction import Session, close_session, current_session, discard_session, kept_alive, open_transaction
@@ -392,18 +392,7 @@ def _oldest_auto_tag(settings: ServerConfig) -> int:
     text = settings.get("CVMFS_AUTO_TAG_TIMESPAN", "")
     if not text:
         return 0
-    result = subprocess.run(
-        ["date", f"--date={text}", "+%s"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "LC_ALL": "C"},
-    )
-    if result.returncode != 0:
-        raise ConfigurationError(
-            f"CVMFS_AUTO_TAG_TIMESPAN={text} is no point in time", remedy="Write it as date(1) takes it: 4 weeks ago"
-        )
-    return int(result.stdout)
+    return point_in_time(text, "CVMFS_AUTO_TAG_TIMESPAN")
 
 
 def _progress(label: str) -> Progress:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The lease: who has the transaction on a repository open, as an object in the repository's storage.
 
+Times in it are by the store's clock, so those of its users' hosts do not matter.
+
 It is taken and given back by conditional writes only, so two holders cannot both believe that it is theirs. An ended
 lease stays as an object that says so, since there is no conditional DELETE: Ceph's RGW ignores ``If-Match`` there.
 
@@ -15,13 +17,14 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-import time
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ..errors import CorruptObject, LeaseHeld, NotInTransaction, ObjectNotFound, PreconditionFailed
+from ..storage import Permit
 
 if TYPE_CHECKING:
     from ..storage import ObjectStore, Version
@@ -30,7 +33,8 @@ LEASE_KEY = ".cvmfs_publishing_lease.json"
 LIFETIME = 180
 """Seconds that a lease lives without being renewed."""
 CLOCK_MARGIN = 60
-"""Seconds by which the clocks of two hosts may differ: a lease is over only when it has been expired that long."""
+"""Seconds after its end from which on others may take a lease: for clocks that differ, and for requests that the store
+has taken in time, but is slow to carry out."""
 
 _VERSION = 1
 _ATTEMPTS = 5
@@ -95,7 +99,7 @@ class LeaseInfo:
 class Lease:
     """A lease that this process holds.
 
-    :param clock: tells the time; for tests
+    :param clock: tells the time instead of the store; for tests
     """
 
     def __init__(
@@ -104,12 +108,14 @@ class Lease:
         repository: str,
         info: LeaseInfo,
         version: Version,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._store = store
         self._repository = repository
         self._version = version
-        self._clock = clock
+        self._clock = clock or store.now
+        self._lock = threading.Lock()  # it is renewed in the background as well
+        self._lapsing = False
         self.info = info
 
     @classmethod
@@ -123,7 +129,7 @@ class Lease:
         transaction: str,
         base_revision: int,
         path: str = "",
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> Lease:
         """Take the lease.
 
@@ -131,8 +137,14 @@ class Lease:
         :param holder: who takes it, for the messages that others get
         :raises LeaseHeld: when somebody has it
         """
+        tell = clock or store.now
+        current: LeaseInfo | None
         for _ in range(_ATTEMPTS):
-            now = int(clock())
+            try:
+                current, version = _read(store)
+            except ObjectNotFound:
+                current = None
+            now = int(tell())  # by now the store has answered, and so its clock is known
             info = LeaseInfo(
                 holder=holder,
                 transaction=transaction,
@@ -142,16 +154,14 @@ class Lease:
                 expires=now + LIFETIME,
                 session=_digest(session),
             )
-            try:
-                current, version = _read(store)
-            except ObjectNotFound:
+            if current is None:
                 try:
                     return cls(store, repository, info, store.put_if_absent(LEASE_KEY, info.serialise()), clock)
                 except PreconditionFailed:
                     continue  # somebody was faster, or our own write was answered too late
             if current.session == info.session and not current.is_released:
                 return cls(store, repository, current, version, clock)
-            if not current.is_over(clock()):
+            if not current.is_over(tell()):
                 raise current.held_error(repository)
             try:
                 return cls(store, repository, info, store.put_if_match(LEASE_KEY, info.serialise(), version), clock)
@@ -162,7 +172,9 @@ class Lease:
         )
 
     @classmethod
-    def resume(cls, store: ObjectStore, repository: str, session: str, clock: Callable[[], float] = time.time) -> Lease:
+    def resume(
+        cls, store: ObjectStore, repository: str, session: str, clock: Callable[[], float] | None = None
+    ) -> Lease:
         """Go on with a lease that another process took. An expired one is still good if nobody took it since.
 
         :raises NotInTransaction: when it was released
@@ -182,16 +194,35 @@ class Lease:
         :raises NotInTransaction: when it was released or broken
         :raises LeaseHeld: when somebody else has taken it
         """
-        self._replace(replace(self.info, expires=int(self._clock()) + LIFETIME))
+        if not self._lapsing:
+            self._replace(replace(self.info, expires=int(self._clock()) + LIFETIME))
 
     def release(self) -> None:
         """Give the lease back. Nothing happens when it is not ours any more."""
+        if self._lapsing:
+            return
         try:
             self._replace(replace(self.info, expires=int(self._clock()), is_released=True))
         except (LeaseHeld, NotInTransaction):
             return
 
+    def lapse(self) -> None:
+        """Neither renew the lease nor give it back from now on; it ends by itself.
+
+        For who does not know whether the last of what was done under it is over.
+        """
+        self._lapsing = True
+
+    def permit(self) -> Permit:
+        """Return what lets objects be deleted until the lease ends, as it was last renewed."""
+        with self._lock:
+            return Permit(LEASE_KEY, self._version, self.info.expires)
+
     def _replace(self, info: LeaseInfo) -> None:
+        with self._lock:
+            self._replace_alone(info)
+
+    def _replace_alone(self, info: LeaseInfo) -> None:
         for _ in range(_ATTEMPTS):
             try:
                 self._version = self._store.put_if_match(LEASE_KEY, info.serialise(), self._version)
@@ -229,7 +260,7 @@ def peek(store: ObjectStore) -> LeaseInfo | None:
         return None
 
 
-def break_lease(store: ObjectStore, clock: Callable[[], float] = time.time) -> LeaseInfo | None:
+def break_lease(store: ObjectStore, clock: Callable[[], float] | None = None) -> LeaseInfo | None:
     """End the lease whoever has it, and return what it was; None when nobody had it.
 
     Its holder finds out when it next renews the lease, which it does before it commits.
@@ -242,7 +273,7 @@ def break_lease(store: ObjectStore, clock: Callable[[], float] = time.time) -> L
         if info.is_released:
             return None
         try:
-            released = replace(info, expires=int(clock()), is_released=True)
+            released = replace(info, expires=int((clock or store.now)()), is_released=True)
             store.put_if_match(LEASE_KEY, released.serialise(), version)
         except PreconditionFailed:
             continue

@@ -89,10 +89,18 @@ class Reflog:
         """Add a reference, or renew its time."""
         self._references[content_hash] = timestamp
 
+    def remove(self, content_hash: ContentHash) -> None:
+        """Remove a reference."""
+        del self._references[content_hash]
+
+    def timestamp(self, content_hash: ContentHash) -> int | None:
+        """Return when an object was added, in seconds since 1970; None for one that is not there."""
+        return self._references.get(content_hash)
+
     def add_manifest(self, manifest: Manifest) -> None:
-        """Add all objects that a manifest refers to, as of its time."""
+        """Add all objects that a manifest refers to, as of its time; a root catalog keeps that of its first."""
         for content_hash in (manifest.root_hash, manifest.certificate, manifest.history, manifest.meta_info):
-            if content_hash is not None:
+            if content_hash is not None and not (content_hash is manifest.root_hash and self.contains(content_hash)):
                 self.add(content_hash, manifest.timestamp)
 
     def contains(self, content_hash: ContentHash) -> bool:

@@ -85,6 +85,7 @@ class Repository:
         self.certificate = certificate
         self.whitelist = whitelist
         self._version = version
+        self._reflog_version: Version | None = None
         self._master_keys = master_keys
 
     @classmethod
@@ -208,6 +209,7 @@ class Repository:
         key: RepositoryKey,
         *,
         lease: Lease | None = None,
+        reflog: Reflog | None = None,
         clock: Callable[[], float] = time.time,
     ) -> tuple[str, ...]:
         """Make a new manifest the current one; its objects have to be in the store already.
@@ -215,6 +217,7 @@ class Repository:
         Certificate, time and the reflog's hash are filled in.
 
         :param lease: renewed before, so that a lost one is found out in time
+        :param reflog: what the new reflog shall have besides this revision; by default what the current one has
         :returns: warnings, about what failed once the revision was published already
         :raises ConcurrentPublish: when somebody else has published since the repository was opened; nothing has changed
         :raises LeaseHeld, NotInTransaction: when the lease is lost; nothing has changed
@@ -229,7 +232,9 @@ class Repository:
         self.repair_reflog()
         # Clients refuse a manifest that is older than the one they have, even if only a clock went backwards
         timestamp = max(int(clock()), self.manifest.timestamp)
-        complete, reflog_bytes = _complete(self.store, manifest, key, self._reflog_to_extend(), timestamp)
+        if reflog is None:
+            reflog = self._reflog_to_extend()
+        complete, reflog_bytes = _complete(self.store, manifest, key, reflog, timestamp)
         signed = complete.signed(key)
         if lease is not None:
             lease.renew()
@@ -246,12 +251,38 @@ class Repository:
         if reflog_bytes is None:
             return ()
         try:
-            self.store.put(REFLOG_KEY, reflog_bytes)
+            self._write_reflog(reflog_bytes)
         except StorageError as error:
             return (f"Revision {complete.revision} is published, but the reflog was not written: {error}",)
         return ()
 
+    def fence(self, key: RepositoryKey, lease: Lease, reflog: Reflog) -> None:
+        """Replace the manifest by one that differs in nothing but its time.
+
+        Then nobody who has read the old one, and sleeps now, can still commit.
+
+        :param reflog: as for `commit`, which has the errors
+        """
+        newer = self.manifest.timestamp + 1
+        for warning in self.commit(
+            self.manifest, key, lease=lease, reflog=reflog, clock=lambda: max(time.time(), newer)
+        ):
+            raise StorageError(warning, remedy="Try again")
+
     # Reflog
+
+    def reflog(self) -> Reflog | None:
+        """Return the reflog with everything up to the current revision; None when it is missing.
+
+        :raises CorruptObject: when it is damaged
+        """
+        data = self._read_reflog()
+        if data is None:
+            return None
+        reflog = _parse_reflog(data)
+        if not all(map(reflog.contains, _objects(self.manifest))):
+            reflog.add_manifest(self.manifest)
+        return reflog
 
     def reflog_problem(self) -> str | None:
         """Say how reflog and manifest disagree, in words for a user; None if they agree, or there are none."""
@@ -288,30 +319,34 @@ class Repository:
         finished = reflog.serialise()
         if ContentHash.of(finished, expected.algorithm) != expected:
             return False  # garbage collection, or another engine's publisher: the next commit settles it
-        self.store.put(REFLOG_KEY, finished)
+        self._write_reflog(finished)
         return True
 
     def _reflog_to_extend(self) -> Reflog | None:
         """Return the reflog with everything up to the current manifest; None in a repository that has none."""
-        data = self._read_reflog()
-        if data is None and self.manifest.reflog_hash is None:
-            return None
-        if data is not None:
-            reflog = _parse_reflog(data)
-        else:
+        reflog = self.reflog()
+        if reflog is None and self.manifest.reflog_hash is not None:
             # Lost. What can be known without reading all old catalogs:
             reflog = Reflog(self.name)
             for tag in self.history().tags():
                 reflog.add(tag.root_hash, tag.timestamp)
-        if not all(map(reflog.contains, _objects(self.manifest))):
             reflog.add_manifest(self.manifest)
         return reflog
 
     def _read_reflog(self) -> bytes | None:
         try:
-            return self.store.get(REFLOG_KEY)
+            data, self._reflog_version = self.store.get_versioned(REFLOG_KEY)
         except ObjectNotFound:
+            self._reflog_version = None
             return None
+        return data
+
+    def _write_reflog(self, data: bytes) -> None:
+        """Replace the reflog as it was read; who falls asleep before must not undo what others have done since."""
+        if self._reflog_version is None:
+            self._reflog_version = self.store.put_if_absent(REFLOG_KEY, data)
+        else:
+            self._reflog_version = self.store.put_if_match(REFLOG_KEY, data, self._reflog_version)
 
     def close(self) -> None:
         """Close the store."""

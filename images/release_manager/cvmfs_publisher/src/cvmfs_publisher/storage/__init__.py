@@ -7,7 +7,7 @@ from .local import LocalStore
 from .preflight import PreflightReport, preflight
 from .s3 import S3Store
 from .s3_config import S3Config
-from .store import Bytes, ObjectInfo, ObjectStore, Version
+from .store import Bytes, ObjectInfo, ObjectStore, Permit, Version
 from .upstream import open_store
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "LocalStore",
     "ObjectInfo",
     "ObjectStore",
+    "Permit",
     "PreflightReport",
     "S3Config",
     "S3Store",

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from ..errors import StorageError
     from .cancellation import Cancellation
-    from .store import Bytes, ObjectInfo, ObjectStore, Version
+    from .store import Bytes, ObjectInfo, ObjectStore, Permit, Version
 
-Operation = Literal["get", "exists", "put", "put_if_absent", "put_if_match", "delete", "list"]
+Operation = Literal["get", "exists", "put", "put_if_absent", "put_if_match", "delete", "delete_many", "list"]
 Result = TypeVar("Result")
 
 EXIT_CODE = 86
@@ -109,6 +109,12 @@ class FaultyStore:
 
     def delete(self, key: str) -> None:
         self._do("delete", key, lambda _: self._inner.delete(key))
+
+    def delete_many(self, keys: Sequence[str], permit: Permit, cancel: Cancellation | None = None) -> bool:
+        return self._do("delete_many", keys[0], lambda _: self._inner.delete_many(keys, permit, cancel))
+
+    def now(self) -> float:
+        return self._inner.now()
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         return self._do("list", prefix, lambda _: self._inner.list(prefix))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, NoReturn, Self
 from urllib.parse import urlsplit
 
@@ -15,12 +16,12 @@ from .store import ObjectInfo, Version
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
     from .cancellation import Cancellation
     from .requester import Answer
-    from .store import Bytes
+    from .store import Bytes, Permit
 
 
 class HttpStore:
@@ -96,6 +97,13 @@ class HttpStore:
 
     def delete(self, key: str) -> None:
         self._refuse(key)
+
+    def delete_many(self, keys: Sequence[str], permit: Permit, cancel: Cancellation | None = None) -> bool:
+        del permit, cancel
+        self._refuse(keys[0])
+
+    def now(self) -> float:
+        return time.time()
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         raise StorageError(

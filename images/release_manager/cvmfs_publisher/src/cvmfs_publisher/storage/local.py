@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -21,10 +22,10 @@ from ..errors import (
     QuotaExceeded,
     StorageError,
 )
-from .store import Bytes, ObjectInfo, Version
+from .store import Bytes, ObjectInfo, Permit, Version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from io import FileIO
     from types import TracebackType
 
@@ -120,6 +121,27 @@ class LocalStore:
             pass
         except OSError as error:
             raise self._translate(error, "delete", key) from error
+
+    def delete_many(self, keys: Sequence[str], permit: Permit, cancel: Cancellation | None = None) -> bool:
+        del cancel  # nothing here waits
+        with self._locked():  # nobody can take the lease meanwhile, however long this process may sleep
+            try:
+                current = self.get_versioned(permit.key)[1]
+            except ObjectNotFound:
+                raise PreconditionFailed(f"{self._path(permit.key)} is gone") from None
+            if current != permit.version:
+                raise PreconditionFailed(f"{self._path(permit.key)} was replaced")
+            for key in keys:
+                try:
+                    self._path(key).unlink(missing_ok=True)
+                except NotADirectoryError:
+                    pass
+                except OSError as error:
+                    raise self._translate(error, "delete", key) from error
+        return True
+
+    def now(self) -> float:
+        return time.time()
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         folder = prefix.rpartition("/")[0]

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from ..errors import EndpointUnreachable, StorageError
@@ -57,6 +59,7 @@ class Requester:
 
     :param name: of the server, for messages
     :param notify: gets a line of text when a request has to be repeated, at most every ten seconds
+    :ivar clock_offset: seconds by which the server's clock is ahead of ours, by the last answer; exact to a second
     """
 
     def __init__(
@@ -69,6 +72,8 @@ class Requester:
         self._lock = threading.Lock()
         self._last_notice = float("-inf")
         self._answered = False
+        self._date = ""
+        self.clock_offset = 0.0
 
     def request(
         self,
@@ -98,6 +103,7 @@ class Requester:
                 timeout = None if contacted or slow else max(_SHORTEST_TIMEOUT, remaining)
                 response = self._client.exchange(method, target, headers(), body, timeout=timeout, cancel=cancel)
                 self._answered = contacted = True
+                self._read_clock(response)
                 code = _error_code(response)
                 if not _is_transient(response.status, code):
                     return Answer(response, code, uncertain)
@@ -123,6 +129,13 @@ class Requester:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+
+    def _read_clock(self, response: Response) -> None:
+        date = response.headers.get("date", "")
+        if date and date != self._date:
+            self._date = date
+            with contextlib.suppress(ValueError):
+                self.clock_offset = parsedate_to_datetime(date).timestamp() - time.time()
 
     def _unreachable(self, action: str, reason: str, elapsed: float) -> EndpointUnreachable:
         if "certificate" in reason:

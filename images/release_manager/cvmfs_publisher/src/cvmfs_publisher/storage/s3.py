@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import secrets
 import threading
+import time
 import xml.etree.ElementTree as ElementTree
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import urlsplit
+from xml.sax.saxutils import escape
 
 from ..errors import (
     AccessDenied,
@@ -26,13 +29,13 @@ from .sigv4 import EMPTY_SHA256, Signer, uri_encode
 from .store import ObjectInfo, Version, headers_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from .cancellation import Cancellation
     from .requester import Answer
     from .s3_config import S3Config
-    from .store import Bytes
+    from .store import Bytes, Permit
 
 ConditionForm = Literal["quoted", "unquoted"]
 _FORMS: tuple[ConditionForm, ...] = ("quoted", "unquoted")
@@ -43,6 +46,7 @@ _DENIED = {
     "SignatureDoesNotMatch": "Check CVMFS_S3_SECRET_KEY and CVMFS_S3_REGION",
     "RequestTimeTooSkewed": "Set this machine's clock",
 }
+_CLOCK_STEP = 2.0  # seconds; as exactly as the Date of an answer tells the time
 _QUOTA_CODES = ("QuotaExceeded", "InsufficientCapacity", "ServiceQuotaExceededException")
 
 
@@ -77,6 +81,7 @@ class S3Store:
             context=tls_context(config.ca_bundle, config.ca_path) if config.https else None,
         )
         self._requester = Requester(client, config.retry, config.endpoint, notify)
+        self._deletes_many = True
         self._form: ConditionForm | None = None
         self._form_lock = threading.Lock()
 
@@ -152,6 +157,25 @@ class S3Store:
         ):
             raise error
 
+    def delete_many(self, keys: Sequence[str], permit: Permit, cancel: Cancellation | None = None) -> bool:
+        if self._deletes_many:
+            items = "".join(f"<Object><Key>{escape(self._prefix + key)}</Key></Object>" for key in keys)
+            body = f"<Delete><Quiet>true</Quiet>{items}</Delete>".encode()
+            answer = self._until(permit, "POST", None, {"delete": ""}, body, cancel)
+            if answer.status == 200:
+                failed = [text for text in _failed_keys(answer.response.body) if text.startswith(self._prefix)]
+                certain = not answer.uncertain
+                if failed:  # one by one, they get answers that say why, and are repeated if that helps
+                    certain &= self._delete_each([text.removeprefix(self._prefix) for text in failed], permit, cancel)
+                return certain
+            if answer.status not in (400, 405, 501):
+                raise self._error("delete", keys[0], answer)
+            self._deletes_many = False  # an endpoint that does not offer it
+        return self._delete_each(keys, permit, cancel)
+
+    def now(self) -> float:
+        return time.time() + self._requester.clock_offset
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         parameters = {"list-type": "2", "prefix": self._prefix + prefix}
         while True:
@@ -209,6 +233,47 @@ class S3Store:
             subject=self._name(key or ""),
             cancel=cancel,
         )
+
+    def _delete_each(self, keys: Sequence[str], permit: Permit, cancel: Cancellation | None) -> bool:
+        certain = True
+        for key in keys:
+            answer = self._until(permit, "DELETE", key, {}, None, cancel)
+            if answer.status not in (200, 204) and not isinstance(
+                error := self._error("delete", key, answer), ObjectNotFound
+            ):
+                raise error
+            certain &= not answer.uncertain
+        return certain
+
+    def _until(
+        self,
+        permit: Permit,
+        method: str,
+        key: str | None,
+        query: Mapping[str, str],
+        body: Bytes | None,
+        cancel: Cancellation | None,
+    ) -> Answer:
+        """Send a request that the store refuses once a permit has ended.
+
+        :raises PreconditionFailed: when it has
+        """
+        path = self._bucket_path + (uri_encode(self._prefix + key, "/") if key is not None else "")
+        now = int(self.now())
+        headers = {"host": self._host}
+        if body is not None:
+            headers["content-md5"] = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+        if now < permit.expires:
+            signed = self._signer.presign(
+                method, path, query, self._host, datetime.fromtimestamp(now, UTC), int(permit.expires) - now
+            )
+            subject = self._name(key or "")
+            answer = self._requester.request(
+                method, f"{path}?{signed}", lambda: headers, body, subject=subject, cancel=cancel
+            )
+            if answer.status != 403 or self.now() < permit.expires - _CLOCK_STEP:
+                return answer
+        raise PreconditionFailed(f"The lease {self._name(permit.key)} has expired")
 
     def _put(self, key: str, data: Bytes, headers: Mapping[str, str], cancel: Cancellation | None = None) -> Answer:
         cache_control, content_type = headers_for(key)
@@ -284,6 +349,17 @@ class S3Store:
 
     def _name(self, key: str) -> str:
         return f"s3://{self._config.bucket}/{self._prefix}{key}"
+
+
+def _failed_keys(body: bytes) -> list[str]:
+    """Return the keys that the answer to a deletion of many objects names as not deleted, absent ones left out."""
+    failed = []
+    for item in ElementTree.fromstring(body).iter():  # noqa: S314  (from the store itself)
+        if item.tag.rpartition("}")[2] == "Error":
+            text = {child.tag.rpartition("}")[2]: child.text or "" for child in item}
+            if text.get("Code") != "NoSuchKey":
+                failed.append(text.get("Key", ""))
+    return failed
 
 
 def _version(answer: Answer) -> Version:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""AWS Signature Version 4 for S3, in request headers.
+"""AWS Signature Version 4 for S3, in request headers, or in the query where a request has to expire.
 
-Source: Amazon S3 API Reference, "Authenticating Requests: Using the Authorization Header (AWS Signature Version 4)".
+Source: Amazon S3 API Reference, "Authenticating Requests: Using the Authorization Header (AWS Signature Version 4)",
+and "Using Query Parameters".
 """
 
 from __future__ import annotations
@@ -67,6 +68,30 @@ class Signer:
             f"AWS4-HMAC-SHA256 Credential={self._access_key}/{scope},SignedHeaders={name_list},Signature={signature}"
         )
         return signed
+
+    def presign(self, method: str, path: str, query: Mapping[str, str], host: str, now: datetime, seconds: int) -> str:
+        """Return the query of a request that the server refuses from `now` + `seconds` on, by its own clock.
+
+        :param path: percent-encoded
+        :param query: the request's own parameters, as they are
+        :param now: in UTC
+        :param seconds: at least 1
+        """
+        time = now.strftime("%Y%m%dT%H%M%SZ")
+        scope = f"{time[:8]}/{self._region}/s3/aws4_request"
+        parameters = {
+            **query,
+            "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
+            "X-Amz-Credential": f"{self._access_key}/{scope}",
+            "X-Amz-Date": time,
+            "X-Amz-Expires": str(seconds),
+            "X-Amz-SignedHeaders": "host",
+        }
+        encoded = "&".join(f"{uri_encode(name)}={uri_encode(value)}" for name, value in sorted(parameters.items()))
+        request = f"{method}\n{path}\n{encoded}\nhost:{host}\n\nhost\nUNSIGNED-PAYLOAD"
+        text = f"AWS4-HMAC-SHA256\n{time}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
+        signature = hmac.digest(self._key(time[:8]), text.encode(), "sha256").hex()
+        return f"{encoded}&X-Amz-Signature={signature}"
 
     def _key(self, day: str) -> bytes:
         cached_day, key = self._day_key

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NewType, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
     from types import TracebackType
     from typing import Self
@@ -27,6 +27,24 @@ class ObjectInfo:
     key: str
     size: int
     last_modified: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """Lets objects be deleted for as long as nobody else can have taken a lease.
+
+    Deletion knows no conditions (Ceph's RGW ignores ``If-Match`` there). So who deletes, is put to sleep, and wakes up
+    when the lease has gone to a publisher, must be stopped by the store itself: in a directory by the lock that guards
+    the lease, in S3 by the end of the requests' signatures.
+
+    :param key: the lease's object
+    :param version: the lease as it was last written
+    :param expires: end of the lease, in seconds since 1970 by the store's clock
+    """
+
+    key: str
+    version: Version
+    expires: float
 
 
 class ObjectStore(Protocol):
@@ -93,6 +111,21 @@ class ObjectStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove an object; there may be none."""
+        ...
+
+    def delete_many(self, keys: Sequence[str], permit: Permit, cancel: Cancellation | None = None) -> bool:
+        """Remove objects, at most a thousand; there may be none.
+
+        :param cancel: once set, the attempt is broken off and not repeated
+        :returns: whether nothing of it can still be under way. After a request without an answer that is not known; it
+            is over some time after the permit's end
+        :raises PreconditionFailed: when the permit has ended, or the lease was renewed or taken since; some of the
+            objects may be gone
+        """
+        ...
+
+    def now(self) -> float:
+        """Return the seconds since 1970 by the store's own clock, which all of its users share."""
         ...
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:

@@ -13,6 +13,7 @@ from . import (
     eliminate_bulk_hashes,
     eliminate_hardlinks,
     fix_stats,
+    gc,
     import_,
     info,
     ingest,
@@ -46,5 +47,6 @@ COMMANDS: dict[str, Command] = {
         ("eliminate-bulk-hashes", eliminate_bulk_hashes),
         ("fix-stats", fix_stats),
         ("migrate", migrate),
+        ("gc", gc),
     )
 }
