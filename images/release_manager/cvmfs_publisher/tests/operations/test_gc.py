@@ -31,7 +31,7 @@ from cvmfs_publisher.operations import tags
 from cvmfs_publisher.operations.check import check
 from cvmfs_publisher.operations.gc import GcOptions, GcReport, collect
 from cvmfs_publisher.operations.publish import PublishOptions, publish
-from cvmfs_publisher.operations.transaction import open_transaction
+from cvmfs_publisher.operations.transaction import abort, open_transaction
 from cvmfs_publisher.repository.lease import CLOCK_MARGIN
 from cvmfs_publisher.repository.manifest import MANIFEST_KEY
 from cvmfs_publisher.repository.reflog import REFLOG_KEY, ReferenceType, Reflog
@@ -188,14 +188,23 @@ def with_garbage(manager: ReleaseManager, tmp_path: Path) -> Path:
     return first
 
 
-def test_a_publisher_that_sleeps_in_its_commit(manager: ReleaseManager, tmp_path: Path) -> None:
-    """Its lease was renewed, and all is uploaded. When it wakes up, what it counts on has been swept."""
+@pytest.mark.parametrize("finishes", [True, False])
+def test_a_publisher_that_sleeps_in_its_commit(manager: ReleaseManager, tmp_path: Path, finishes: bool) -> None:
+    """Its lease was renewed, and all is uploaded. When it wakes up, what it counts on has been swept.
+
+    :param finishes: whether the collection that has done so has come to its end
+    """
     first = with_garbage(manager, tmp_path)
     other = manager.another("other")
 
     def sleeps() -> None:
         manager.expire_lease(CLOCK_MARGIN + 1)
-        assert gc(other).condemned_objects > 0
+        if finishes:
+            assert gc(other).condemned_objects > 0
+            return
+        broken = Fault(operations=("delete_many",), error=StorageError("broken"), done=True)
+        with pytest.raises(StorageError, match="broken"):
+            collect(FaultyEnvironment(other, [broken]), NAME, GcOptions(revisions=0))
 
     environment = MeanwhileEnvironment(manager, MANIFEST_KEY, sleeps)
     open_transaction(environment, NAME)
@@ -203,7 +212,9 @@ def test_a_publisher_that_sleeps_in_its_commit(manager: ReleaseManager, tmp_path
     with pytest.raises(ConcurrentPublish):
         publish(environment, NAME, ChangeSet((mirror(first),)), PublishOptions())
     assert manager.manifest().revision == revision
-    manager.server("abort", "-f").succeeded()
+    for release_manager in (manager, other):  # the session, and the lease
+        with contextlib.suppress(NotInTransaction):
+            abort(release_manager.environment, NAME, force=True)
     manager.check()
     manager.ingest(mirror(first))
     manager.check()
