@@ -23,7 +23,6 @@ from cvmfs_publisher.errors import (
     ConcurrentPublish,
     LeaseHeld,
     NotInTransaction,
-    ObjectNotFound,
     RepositoryError,
     StorageError,
 )
@@ -34,10 +33,10 @@ from cvmfs_publisher.operations.publish import PublishOptions, publish
 from cvmfs_publisher.operations.transaction import abort, open_transaction
 from cvmfs_publisher.repository.lease import CLOCK_MARGIN
 from cvmfs_publisher.repository.manifest import MANIFEST_KEY
-from cvmfs_publisher.repository.reflog import REFLOG_KEY, ReferenceType, Reflog
-from cvmfs_publisher.storage.faults import EXIT_CODE, Fault
+from cvmfs_publisher.repository.reflog import REFLOG_KEY
+from cvmfs_publisher.storage.faults import Fault
 from operations.conftest import from_template
-from operations.managers import NAME, ReleaseManager, make, merge, mirror
+from operations.managers import NAME, ReleaseManager, make, mirror
 from operations.reading import below, on_disk, published
 from operations.stores import FaultyEnvironment, MeanwhileEnvironment
 
