@@ -30,6 +30,7 @@ from .change_set import Owner
 from .decompress import InterruptibleStream, open_tar_stream
 from .dirtab import DIRTAB, MAX_SIZE
 from .entry import DIRECTORY_SIZE, NO_XATTRS, FileContent, Listing, SourceEntry, storable_xattrs
+from .graft import GRAFT_PREFIX, MAX_GRAFT
 from .special import REMOVE_SPECIAL, is_device, special_kind
 from .tar_format import REPACK, Member, TarReader
 
@@ -48,13 +49,15 @@ CREATE TABLE member (
   directory BLOB, name BLOB, inode INTEGER, mode INTEGER, uid INTEGER, gid INTEGER, size INTEGER,
   mtime INTEGER, mtime_ns INTEGER, symlink BLOB, xattrs BLOB, PRIMARY KEY (directory, name)
 ) WITHOUT ROWID;
-CREATE TABLE content (inode INTEGER PRIMARY KEY, hash TEXT, chunks TEXT, compression INTEGER);
+CREATE TABLE content (
+  inode INTEGER PRIMARY KEY, hash TEXT, chunks TEXT, compression INTEGER, external INTEGER, direct_io INTEGER, text BLOB
+);
 BEGIN;
 """
 _INSERT = "INSERT OR REPLACE INTO member VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _LOOK_UP = "SELECT * FROM member WHERE directory = ? AND name = ?"
 _LIST = """
-SELECT member.*, hash, chunks, compression FROM member LEFT JOIN content USING (inode)
+SELECT member.*, hash, chunks, compression, external, direct_io, text FROM member LEFT JOIN content USING (inode)
 WHERE directory = ? ORDER BY name
 """
 _IMPLIED = 0
@@ -71,8 +74,8 @@ class ContentSink(Protocol):
         """
         ...
 
-    def submit(self, source: ContentSource, done: Callable[[FileContent], None]) -> None:
-        """Take content; `done` is called later, at the latest by `drain`."""
+    def submit(self, source: ContentSource, done: Callable[[FileContent], None], name: bytes) -> None:
+        """Take the content of a file of this name; `done` is called later, at the latest by `drain`."""
         ...
 
     def wait(self, event: threading.Event) -> None:
@@ -288,7 +291,13 @@ class ArchiveSource:
             if entry.size > MAX_SIZE:
                 raise reader.error("is too large for a list of rules", remedy="Shorten it to a few kilobytes")
             self._dirtab = _read_whole(reader)
-        if sink is not None:
+        if entry.name.startswith(GRAFT_PREFIX):
+            if entry.size > MAX_GRAFT:
+                raise reader.error("is too large to describe a grafted file", remedy="Rename it if it is none")
+            text = _read_whole(reader)
+            with self._errors():
+                self._database.execute("INSERT INTO content (inode, text) VALUES (?, ?)", (self._inode, text))
+        elif sink is not None:
             self._take_content(reader, path, entry, sink)
 
     def _link(self, reader: TarReader, path: bytes, member: Member) -> None:
@@ -313,8 +322,15 @@ class ArchiveSource:
             chunks = " ".join(f"{chunk.offset},{chunk.size},{chunk.hash}" for chunk in content.chunks)
             with self._errors():
                 self._database.execute(
-                    "INSERT INTO content VALUES (?, ?, ?, ?)",
-                    (inode, str(content.hash or ""), chunks, content.compression.value),
+                    "INSERT INTO content VALUES (?, ?, ?, ?, ?, ?, NULL)",
+                    (
+                        inode,
+                        str(content.hash or ""),
+                        chunks,
+                        content.compression.value,
+                        content.is_external,
+                        content.is_direct_io,
+                    ),
                 )
 
         content = sink.published(path, entry)
@@ -322,10 +338,10 @@ class ArchiveSource:
             done(content)
         elif entry.size <= IN_MEMORY:
             data = self._dirtab if path == DIRTAB and self._dirtab is not None else _read_whole(reader)
-            sink.submit(BytesSource(data, f"{shown(path)} in {self._label}"), done)
+            sink.submit(BytesSource(data, f"{shown(path)} in {self._label}"), done, entry.name)
         else:
             source = _MemberSource(reader, entry.size, f"{shown(path)} in {self._label}")
-            sink.submit(source, done)
+            sink.submit(source, done, entry.name)
             sink.wait(source.consumed)
 
     # Database
@@ -352,7 +368,7 @@ class ArchiveSource:
     def _look_up(self, path: bytes) -> SourceEntry | None:
         with self._errors():
             row = self._database.execute(_LOOK_UP, (parent_of(path), name_of(path))).fetchone()
-        return _from_row((*row, None, None, None)) if row else None
+        return _from_row((*row, *[None] * 6)) if row else None
 
     def _errors(self) -> contextlib.AbstractContextManager[None]:
         return sqlite_errors(self._file, f"The list of members of {self._label}")
@@ -414,13 +430,18 @@ def _path(reader: TarReader, written: bytes) -> bytes:
 
 
 def _from_row(row: Any) -> SourceEntry:
-    (_, name, inode, mode, uid, gid, size, mtime, mtime_ns, symlink, xattrs, digest, chunks, compression) = row
-    content = None
-    if compression is not None:
+    (_, name, inode, mode, uid, gid, size, mtime, mtime_ns, symlink, xattrs) = row[:11]
+    digest, chunks, compression, external, direct_io, text = row[11:]
+    content: FileContent | ContentSource | None = None
+    if text is not None:
+        content = BytesSource(text, shown(name))
+    elif compression is not None:
         content = FileContent(
             hash=ContentHash.parse(digest) if digest else None,
             chunks=tuple(_chunk(text) for text in chunks.split()),
             compression=Compression(compression),
+            is_external=bool(external),
+            is_direct_io=bool(direct_io),
         )
     return SourceEntry(
         name=name,

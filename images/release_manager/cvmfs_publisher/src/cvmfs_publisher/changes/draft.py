@@ -20,7 +20,7 @@ from ..errors import SourceError, UsageError
 from ..paths import display, is_below, join, parent
 from ..paths import name as name_of
 from .change_set import Owner
-from .dirtab import Dirtab
+from .dirtab import DIRTAB, Dirtab
 from .entry import DIRECTORY_SIZE, FileContent, SourceEntry
 from .options import ApplyOptions
 from .report import ChangeReport
@@ -41,21 +41,28 @@ _POLL = 0.1
 class Contents:
     """Hands content to the pipeline, and what became of it to whoever submitted it."""
 
-    def __init__(self, pipeline: ContentPipeline[ContentDone], report: ChangeReport) -> None:
+    def __init__(self, pipeline: ContentPipeline[ContentDone], report: ChangeReport, options: ApplyOptions) -> None:
         self._pipeline = pipeline
         self._report = report
+        self._external = options.external
+        self._direct_io = options.direct_io
 
-    def submit(self, source: ContentSource, done: Callable[[FileContent], None]) -> None:
-        """Take content; `done` is called later, at the latest by `drain`, in the thread that calls these methods."""
+    def submit(self, source: ContentSource, done: Callable[[FileContent], None], name: bytes) -> None:
+        """Take the content of a file; `done` is called later, at the latest by `drain`, in the thread that calls these
+        methods.
+
+        :param name: the file's; those that the publisher itself has to read are never external
+        """
+        external = self._external and name not in (MARKER, DIRTAB)
 
         def take(result: ContentResult) -> None:
             self._report.files += 1
             self._report.bytes += result.size
             self._report.new_objects += result.new_objects
             self._report.uploaded_bytes += result.uploaded_bytes
-            done(FileContent(result.hash, result.chunks, result.compression))
+            done(FileContent(result.hash, result.chunks, result.compression, external, self._direct_io))
 
-        self._pipeline.submit(source, take)
+        self._pipeline.submit(source, take, upload=not external)
         for result, then in self._pipeline.completed():
             then(result)
 
@@ -93,7 +100,7 @@ class Draft:
         self.tree = tree
         self.options = options
         self.report = ChangeReport.empty(options.max_paths)
-        self.contents = Contents(pipeline, self.report) if pipeline is not None else None
+        self.contents = Contents(pipeline, self.report, options) if pipeline is not None else None
         self.dirtab = Dirtab()
         self.dirtab_error: SourceError | None = None
         """Why the published ``.cvmfsdirtab`` cannot be used, unless a change has replaced it."""
@@ -147,6 +154,8 @@ class Draft:
             hash=content.hash if content else None,
             chunks=content.chunks if content else (),
             compression=content.compression if content else Compression.ZLIB,
+            is_external=content is not None and content.is_external,
+            is_direct_io=content is not None and content.is_direct_io,
         )
 
     def check_size(self, path: bytes, size: int) -> None:
@@ -191,7 +200,7 @@ class Draft:
 
 def content_of(entry: DirectoryEntry) -> FileContent:
     """Return what a catalog says about the content of a file."""
-    return FileContent(entry.hash, entry.chunks, entry.compression)
+    return FileContent(entry.hash, entry.chunks, entry.compression, entry.is_external, entry.is_direct_io)
 
 
 def refuse_virtual(path: bytes) -> None:

@@ -26,11 +26,15 @@ class FileContent:
     :param hash: its object; None when it is stored in chunks only
     :param chunks: the objects that it is stored in; empty when it is not cut
     :param compression: how all of them are stored
+    :param is_external: clients get it by the file's path from a server of its own, not from the repository
+    :param is_direct_io: clients bypass the page cache
     """
 
     hash: ContentHash | None
     chunks: tuple[Chunk, ...]
     compression: Compression
+    is_external: bool = False
+    is_direct_io: bool = False
 
 
 @dataclass(slots=True)

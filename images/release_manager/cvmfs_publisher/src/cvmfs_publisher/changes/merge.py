@@ -7,6 +7,7 @@ directory with something in it is not replaced, but refused. Attributes of direc
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -19,8 +20,10 @@ from .change_set import Content, Mode, Owner
 from .dirtab import DIRTAB, MAX_SIZE, Dirtab
 from .draft import UNREAD, VIRTUAL_DIRECTORY, Contents, Draft, content_of, refuse_virtual
 from .entry import FileContent, Listing, Source, SourceEntry
+from .graft import GRAFT_PREFIX, MAX_GRAFT, Graft
 
-_GRAFT_PREFIX = b".cvmfsgraft-"
+_BUNDLES = b".cvmfsbundles"
+"""Describes bundles, sets of files that clients may fetch together; an experiment of upstream's."""
 
 
 class Merge:
@@ -90,6 +93,9 @@ class Merge:
         entries = {entry.name: self._owned(entry) for entry in listing.entries}
         if path == ROOT:
             self._prepare_root(entries, published)
+        self._take_grafts(path, entries)
+        if _BUNDLES in entries:
+            self._check_bundles(path, entries[_BUNDLES])
         self._mark_nested(path, entries, published)
         if self._is_mirror:
             for name, old in published.items():
@@ -99,8 +105,6 @@ class Merge:
         groups = _link_groups(published.values())
         links: dict[object, list[SourceEntry]] = {}
         for entry in entries.values():
-            if entry.name.startswith(_GRAFT_PREFIX):
-                raise _graft(join(path, entry.name))
             if entry.is_directory:
                 self._put_directory(join(path, entry.name), entry, published.get(entry.name))
             elif entry.link_group is None:
@@ -180,6 +184,57 @@ class Merge:
         if MARKER in entries and entries[MARKER].is_regular and MARKER not in published and path != ROOT:
             self._tree.create_nested(path)
 
+    def _take_grafts(self, path: bytes, entries: dict[bytes, SourceEntry]) -> None:
+        """Give grafted files the content that the files next to them describe, which are not published."""
+        options = self._draft.options
+        for name in [name for name in entries if name.startswith(GRAFT_PREFIX)]:
+            place = join(path, name)
+            text = self._graft_text(place, entries.pop(name))
+            grafted = entries.get(name.removeprefix(GRAFT_PREFIX))
+            if grafted is None or not grafted.is_regular:
+                self._report.warnings.append(f"{self._label}: /{display(place)} is left out: there is no such file")
+                continue
+            graft = Graft.parse(text, place)
+            grafted.size = graft.size
+            grafted.link_group = None
+            grafted.content = graft.content(
+                options.compression, external=options.external, direct_io=options.direct_io
+            )
+
+    def _graft_text(self, place: bytes, entry: SourceEntry) -> bytes:
+        content = entry.content
+        if content is None or isinstance(content, FileContent):
+            raise SourceError(
+                f"/{display(place)} in {self._label} is not a regular file",
+                remedy=f"Names that begin with {GRAFT_PREFIX.decode()} describe grafted files; rename it",
+            )
+        text = bytearray(min(entry.size, MAX_GRAFT) + 1)
+        size = 0
+        with contextlib.closing(content.open()) as reader:
+            while count := reader.readinto(memoryview(text)[size:]):
+                size += count
+        if size > MAX_GRAFT:
+            raise SourceError(
+                f"/{display(place)} in {self._label} has more than {MAX_GRAFT} bytes",
+                remedy="See whether it describes a grafted file",
+            )
+        return bytes(text[:size])
+
+    def _check_bundles(self, path: bytes, entry: SourceEntry) -> None:
+        """Refuse what upstream does not take, either: it has bundles described in the root only."""
+        problem = None
+        if not entry.is_regular:
+            problem = "is not a regular file"
+        elif path != ROOT:
+            problem = "is not in the repository's root directory"
+        elif entry.link_group is not None:
+            problem = "is a hard link"
+        if problem is not None:
+            raise SourceError(
+                f"/{display(join(path, _BUNDLES))} {problem}",
+                remedy=f"{_BUNDLES.decode()} describes bundles of files; rename it, or make it such a description",
+            )
+
     def _refuse_to_empty_base(self) -> None:
         """Keep an empty source, most likely the wrong one, from removing what is published."""
         if not self._is_mirror or self._change.allow_empty:
@@ -214,9 +269,11 @@ class Merge:
             and groups.get(old[0].hardlink_group, {entry.name}) == {link.name for link in links}
         )
         contents = draft.contents
-        if is_same and (not entry.is_regular or contents is None or not draft.options.checksum):
-            if not isinstance(entry.content, FileContent):
-                draft.count_done(links)
+        if is_same and isinstance(entry.content, FileContent):
+            if old[0] is not None and entry.content == content_of(old[0]):
+                return
+        elif is_same and (not entry.is_regular or contents is None or not draft.options.checksum):
+            draft.count_done(links)
             return
         if entry.is_regular and not is_same:
             draft.check_size(join(directory, entry.name), entry.size)
@@ -237,7 +294,7 @@ class Merge:
             store(UNREAD)
         else:
             draft.count_done(links[1:])
-            contents.submit(entry.content, store)
+            contents.submit(entry.content, store, entry.name)
 
     def _store_file(
         self,
@@ -301,11 +358,6 @@ class PublishedContents:
         return content_of(published)
 
 
-def _graft(path: bytes) -> SourceError:
-    return SourceError(
-        f"/{display(path)} describes a grafted file, and this publisher does not graft",
-        remedy="Publish the file itself, or graft with CernVM-FS's own cvmfs_server",
-    )
 
 
 def _link_groups(entries: Iterable[DirectoryEntry]) -> dict[int, set[bytes]]:

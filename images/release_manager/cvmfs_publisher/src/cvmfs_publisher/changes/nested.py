@@ -153,7 +153,7 @@ def _mark(draft: Draft, marker: bytes, mode: int, owner: Owner | None = None) ->
     if draft.contents is None:
         store(UNREAD)
     else:
-        draft.contents.submit(BytesSource(b"", display(marker)), store)
+        draft.contents.submit(BytesSource(b"", display(marker)), store, MARKER)
 
 
 def _drain(draft: Draft) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from ..content import Compression
 from ..progress import Progress
 from ..storage import ObjectStore
 from .change_set import Owner
@@ -41,6 +42,9 @@ class ApplyOptions:
     :param mtime_ns: publish and compare modification times with nanoseconds: ``CVMFS_ENABLE_MTIME_NS``
     :param include_xattrs: publish and compare extended attributes: ``CVMFS_INCLUDE_XATTRS``
     :param ignore_special_files: leave out fifos, sockets and device nodes: ``CVMFS_IGNORE_SPECIAL_FILES``
+    :param compression: how grafted files are stored that do not say
+    :param external: publish new content as external, without storing it: ``CVMFS_EXTERNAL_DATA``
+    :param direct_io: let clients bypass their page cache for new content
     :param max_paths: how many paths of each kind the report names
     :param standard_input: what the source ``-`` is read from
     :param progress: told of files that are as published; the pipeline tells of those that it takes
@@ -54,6 +58,9 @@ class ApplyOptions:
     mtime_ns: bool = True
     include_xattrs: bool = False
     ignore_special_files: bool = False
+    compression: Compression = Compression.ZLIB
+    external: bool = False
+    direct_io: bool = False
     max_paths: int = 1000
     standard_input: BinaryIO | None = None
     progress: Progress | None = None

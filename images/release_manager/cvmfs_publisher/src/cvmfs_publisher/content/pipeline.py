@@ -118,9 +118,9 @@ class ContentPipeline(Generic[Arg]):
         self._work = threading.Condition(lock)  # idle workers wait for something to do
         self._room = threading.Condition(lock)  # workers that read large files wait for memory
         self._news = threading.Condition(lock)  # the caller waits for a shorter queue, results, or an error
-        self._batch: list[tuple[ContentSource, Arg]] = []
+        self._batch: list[_Task[Arg]] = []
         self._batch_bytes = 0
-        self._batches: collections.deque[list[tuple[ContentSource, Arg]]] = collections.deque()
+        self._batches: collections.deque[list[_Task[Arg]]] = collections.deque()
         self._pieces: collections.deque[_Piece[Arg]] = collections.deque()
         self._results: list[tuple[ContentResult, Arg]] = []
         self._queued = 0
@@ -156,11 +156,12 @@ class ContentPipeline(Generic[Arg]):
             for thread in self._threads:
                 thread.join()
 
-    def submit(self, source: ContentSource, arg: Arg) -> None:
+    def submit(self, source: ContentSource, arg: Arg, *, upload: bool = True) -> None:
         """Queue a file. Blocks while too much is queued.
 
         :param source: the content; read later, in another thread
         :param arg: comes back with the result
+        :param upload: False to only find out what the objects would be
         :raises PublisherError: when something submitted earlier failed
         """
         held = source.held
@@ -173,7 +174,7 @@ class ContentPipeline(Generic[Arg]):
             self._queued += 1
             self._unfinished += 1
             self._held += held
-            self._batch.append((source, arg))
+            self._batch.append(_Task(source, arg, upload))
             self._batch_bytes += source.size
             if self._idle or len(self._batch) >= _BATCH_FILES or self._batch_bytes >= _BATCH_BYTES:
                 self._flush()
@@ -254,15 +255,15 @@ class ContentPipeline(Generic[Arg]):
             except BaseException as error:  # its place is the thread that submits
                 self._call_off(error)
 
-    def _take_batch(self, batch: list[tuple[ContentSource, Arg]], buffer: memoryview) -> None:
-        for source, arg in batch:
-            self._take(source, arg, buffer)
+    def _take_batch(self, batch: list[_Task[Arg]], buffer: memoryview) -> None:
+        for task in batch:
+            self._take(task, buffer)
 
-    def _take(self, source: ContentSource, arg: Arg, buffer: memoryview) -> None:
+    def _take(self, task: _Task[Arg], buffer: memoryview) -> None:
         """Carry one file through all stages; chunks of a large file may still be on their way afterwards."""
         if self._cancel.is_set():
             return
-        reader = source.open()
+        reader = task.source.open()
         try:
             size = 0
             while count := reader.readinto(buffer[size:]):
@@ -270,20 +271,20 @@ class ContentPipeline(Generic[Arg]):
                 if size == len(buffer):
                     break
             if not count:
-                self._finish(self._store_whole(buffer[:size]), arg)
+                self._finish(self._store_whole(buffer[:size], task.upload), task.arg)
             elif self._chunking is None:
-                self._finish(self._store_unchunked(reader, buffer), arg)
+                self._finish(self._store_unchunked(reader, buffer, task.upload), task.arg)
             else:
-                self._take_large(reader, arg, buffer, self._chunking)
+                self._take_large(reader, task, buffer, self._chunking)
         finally:
             reader.close()
         with self._lock:
             self._queued -= 1
-            self._held -= source.held
+            self._held -= task.source.held
             self._news.notify()
 
-    def _take_large(self, reader: ClosableReader, arg: Arg, start: memoryview, chunking: Chunking) -> None:
-        file = _LargeFile(arg)
+    def _take_large(self, reader: ClosableReader, task: _Task[Arg], start: memoryview, chunking: Chunking) -> None:
+        file = _LargeFile(task.arg, task.upload)
         pieces = cut(reader, chunking, start)
         last = False
         while not last:
@@ -296,7 +297,7 @@ class ContentPipeline(Generic[Arg]):
         self._release(reserved - len(data))
         if last and not file.size:
             try:
-                self._finish(self._store_whole(data), file.arg)
+                self._finish(self._store_whole(data, file.upload), file.arg)
             finally:
                 self._release(len(data))
             return last
@@ -311,7 +312,7 @@ class ContentPipeline(Generic[Arg]):
     def _store_piece(self, piece: _Piece[Arg]) -> None:
         data = piece.data
         try:
-            content_hash, uploaded, new = self._store_object(data, HashSuffix.PARTIAL)
+            content_hash, uploaded, new = self._store_object(data, HashSuffix.PARTIAL, piece.file.upload)
         finally:
             self._release(len(data))
         if self._progress:
@@ -340,17 +341,19 @@ class ContentPipeline(Generic[Arg]):
             self._unfinished -= 1
             self._news.notify()
 
-    def _store_whole(self, data: Bytes) -> ContentResult:
-        content_hash, uploaded, new = self._store_object(data, HashSuffix.NONE)
+    def _store_whole(self, data: Bytes, upload: bool) -> ContentResult:
+        content_hash, uploaded, new = self._store_object(data, HashSuffix.NONE, upload)
         return ContentResult(content_hash, len(data), (), self._compression, uploaded, new)
 
-    def _store_object(self, data: Bytes, suffix: HashSuffix) -> tuple[ContentHash, int, int]:
+    def _store_object(self, data: Bytes, suffix: HashSuffix, upload: bool) -> tuple[ContentHash, int, int]:
         """Return the name of the object with `data`, and the bytes and the number of objects uploaded for it."""
         stored = self._compression.compress(data)
-        return self._upload(stored, suffix)
+        return self._upload(stored, suffix, upload)
 
-    def _upload(self, stored: Bytes, suffix: HashSuffix) -> tuple[ContentHash, int, int]:
+    def _upload(self, stored: Bytes, suffix: HashSuffix, upload: bool) -> tuple[ContentHash, int, int]:
         content_hash = ContentHash.of(stored, self._algorithm, suffix)
+        if not upload:
+            return content_hash, 0, 0
         with self._lock:
             if content_hash in self._seen:
                 return content_hash, 0, 0
@@ -360,7 +363,7 @@ class ContentPipeline(Generic[Arg]):
         self._store.put(content_hash.key(), stored, cancel=self._cancel)
         return content_hash, len(stored), 1
 
-    def _store_unchunked(self, reader: ClosableReader, start: memoryview) -> ContentResult:
+    def _store_unchunked(self, reader: ClosableReader, start: memoryview, upload: bool) -> ContentResult:
         """Store a large file as one object, whose compressed form is on disk meanwhile."""
         compressor = zlib.compressobj(LEVEL) if self._compression is Compression.ZLIB else None
         size = 0
@@ -378,7 +381,7 @@ class ContentPipeline(Generic[Arg]):
                     mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
                     memoryview(mapped) as stored,
                 ):
-                    content_hash, uploaded, new = self._upload(stored, HashSuffix.NONE)
+                    content_hash, uploaded, new = self._upload(stored, HashSuffix.NONE, upload)
         except OSError as error:
             raise StorageError(
                 f"Cannot write a temporary file in {self._scratch or tempfile.gettempdir()}: {error.strerror}",
@@ -407,11 +410,21 @@ class ContentPipeline(Generic[Arg]):
             self._room.notify_all()
 
 
+@dataclass(frozen=True, slots=True)
+class _Task(Generic[Arg]):
+    """A file to take."""
+
+    source: ContentSource
+    arg: Arg
+    upload: bool
+
+
 class _LargeFile(Generic[Arg]):
     """Collects the chunks of one file."""
 
-    def __init__(self, arg: Arg) -> None:
+    def __init__(self, arg: Arg, upload: bool) -> None:
         self.arg = arg
+        self.upload = upload
         self.size = 0
         self.unfinished = 1  # counts the reader as well
         self.chunks: list[Chunk] = []
