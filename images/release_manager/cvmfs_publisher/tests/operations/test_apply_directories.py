@@ -653,11 +653,6 @@ def test_a_mirror_leaves_the_virtual_directory_alone(repository: Repository, sou
     assert repository.seen().keys() == on_disk(source).keys() | {b".cvmfs"}
 
 
-def test_grafts(repository: Repository, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"/sw/\.cvmfsgraft-file describes a grafted file"):
-        repository.publish(merge(make(tmp_path / "graft", {"file": "", ".cvmfsgraft-file": "size=1\n"})))
-
-
 # Change sets
 
 

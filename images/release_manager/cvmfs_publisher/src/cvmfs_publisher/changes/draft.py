@@ -7,7 +7,7 @@ import stat
 import threading
 from collections.abc import Callable, Sequence
 
-from ..catalog import MARKER, DirectoryEntry, WritableCatalogTree
+from ..catalog import AUTO_MARKER, MARKER, DirectoryEntry, WritableCatalogTree
 from ..content import (
     BytesSource,
     Compression,
@@ -53,7 +53,7 @@ class Contents:
 
         :param name: the file's; those that the publisher itself has to read are never external
         """
-        external = self._external and name not in (MARKER, DIRTAB)
+        external = self._external and name not in (MARKER, AUTO_MARKER, DIRTAB)
 
         def take(result: ContentResult) -> None:
             self._report.files += 1

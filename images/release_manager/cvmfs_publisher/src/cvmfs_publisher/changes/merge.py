@@ -197,9 +197,7 @@ class Merge:
             graft = Graft.parse(text, place)
             grafted.size = graft.size
             grafted.link_group = None
-            grafted.content = graft.content(
-                options.compression, external=options.external, direct_io=options.direct_io
-            )
+            grafted.content = graft.content(options.compression, external=options.external, direct_io=options.direct_io)
 
     def _graft_text(self, place: bytes, entry: SourceEntry) -> bytes:
         content = entry.content

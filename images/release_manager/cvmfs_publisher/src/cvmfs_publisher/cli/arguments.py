@@ -78,6 +78,16 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document on standard output")
 
 
+def add_refused(parser: argparse.ArgumentParser, flag: str, what: str) -> None:
+    """Declare an option of upstream's that this engine does not have: refused by name rather than ignored."""
+    parser.add_argument(flag, nargs=0, action=_Refused, help=argparse.SUPPRESS, metavar=what)
+
+
+class _Refused(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        parser.error(f"{self.option_strings[0]} ({self.metavar}) is not supported by this engine")
+
+
 def repository_and_path(argument: str | None) -> tuple[str | None, str]:
     """Split ``FQRN/sub/path``, the form in which upstream takes a subtree."""
     if argument is None:

@@ -24,15 +24,20 @@ _RESTORE = "Restore it from a replica of the repository, and run 'cvmfs_server c
 
 
 def put_object(
-    store: ObjectStore, data: Bytes, suffix: str = "", algorithm: HashAlgorithm = HashAlgorithm.SHA1
+    store: ObjectStore,
+    data: Bytes,
+    suffix: str = "",
+    algorithm: HashAlgorithm = HashAlgorithm.SHA1,
+    compression: Compression = Compression.ZLIB,
 ) -> tuple[ContentHash, int]:
     """Compress and upload `data`.
 
+    :param compression: of anything but a file it has to be zlib
     :returns: the object's name, and the bytes that it takes in the store
     :raises StorageError: when the store does not take it
     """
     # Where replicas repack, only the bytes that zlib itself makes are the same there, and still match their name
-    stored = memoryview(zlib.compress(data) if suffix in _REPACKED else Compression.ZLIB.compress(data))
+    stored = memoryview(zlib.compress(data) if suffix in _REPACKED else compression.compress(data))
     content_hash = ContentHash.of(stored, algorithm, suffix)
     store.put(content_hash.key(), stored)
     return content_hash, stored.nbytes

@@ -82,7 +82,7 @@ class ContentPipeline(Generic[Arg]):
     :param known: says whether the store has an object already, because the current revision refers to it, say.
         Called from several threads.
     :param chunking: how to cut large files; None keeps every file whole
-    :param workers: number of threads; by default what the store serves best
+    :param workers: number of threads, at most 64; by default what the store serves best
     :param progress: told of files and bytes that are done
     :param memory: bytes of large files that may be in memory at a time, besides their compressed form; by default
         enough to keep all cores busy
@@ -133,7 +133,7 @@ class ContentPipeline(Generic[Arg]):
         self._cancel = Cancellation()
         self._threads = [
             threading.Thread(target=self._run, name=f"content-{number}")
-            for number in range(workers or min(store.concurrency, _MOST_WORKERS))
+            for number in range(min(workers or store.concurrency, _MOST_WORKERS))
         ]
 
     def __enter__(self) -> Self:

@@ -23,6 +23,7 @@ from ..repository.signing import write_key_file
 from ..storage import ObjectStore, open_store
 from ..storage.preflight import preflight
 from .environment import Environment
+from .properties import choose_requirement, set_properties
 
 _LAYOUT_REVISION = "143"  # what CernVM-FS 2.12 to 2.14 write and accept as CVMFS_CREATOR_VERSION
 _FIRST_FILE = b"new_repository"
@@ -39,6 +40,8 @@ class MkfsOptions:
     :param s3_config: file with the bucket and its credentials
     :param keychain: directory with the keys to use
     :param auto_tag_timespan: as date(1) takes it
+    :param external: publish files as external by default
+    :param requirement: what members have to prove: the repository is confidential
     """
 
     stratum0_url: str | None = None
@@ -53,6 +56,8 @@ class MkfsOptions:
     garbage_collectable: bool = False
     volatile: bool = False
     union_fs: str | None = None
+    external: bool = False
+    requirement: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +106,7 @@ def mkfs(environment: Environment, name: str, options: MkfsOptions) -> MkfsResul
         keys = existing_keys or _Keys(MasterKey.generate(), RepositoryKey.generate(name))
         if existing_keys is None or not _is_same(options.keychain, environment.keys_dir):
             _write_keys(environment.keys_dir, name, keys)
-        warnings = [] if settings.get("CVMFS_USER") else ["CVMFS_USER is not set: the content belongs to root"]
+        warnings = _doubts(settings)
         with environment.scratch(settings) as scratch:
             manifest = _first_revision(store, settings, owner, scratch, volatile=options.volatile)
         whitelist = Whitelist.create(name, [keys.repository.certificate], algorithm=algorithm)
@@ -119,6 +124,19 @@ def mkfs(environment: Environment, name: str, options: MkfsOptions) -> MkfsResul
             keys_dir=environment.keys_dir,
             warnings=warnings,
         )
+
+
+def _doubts(settings: ServerConfig) -> list[str]:
+    """Return warnings about settings that hardly are meant like that."""
+    warnings = []
+    if not settings.get("CVMFS_USER"):
+        warnings.append("CVMFS_USER is not set: the content belongs to root")
+    has_auto_tags, has_timespan = settings.flag("CVMFS_AUTO_TAG", default=True), settings.get("CVMFS_AUTO_TAG_TIMESPAN")
+    if has_timespan and not has_auto_tags:
+        warnings.append("CVMFS_AUTO_TAG_TIMESPAN is set, but CVMFS_AUTO_TAG is false")
+    if has_auto_tags and not has_timespan and settings.flag("CVMFS_GARBAGE_COLLECTION", default=False):
+        warnings.append("Garbage collection spares all revisions that are tagged automatically; set a time span (-G)")
+    return warnings
 
 
 def _settings(environment: Environment, name: str, options: MkfsOptions) -> tuple[ServerConfig, bool]:
@@ -160,6 +178,10 @@ def _chosen(name: str, options: MkfsOptions) -> dict[str, str]:
         "CVMFS_AUTO_TAG_TIMESPAN": options.auto_tag_timespan,
         "CVMFS_GARBAGE_COLLECTION": "true" if options.garbage_collectable else None,
         "CVMFS_UNION_FS_TYPE": options.union_fs,
+        "CVMFS_EXTERNAL_DATA": "true" if options.external else None,
+        "CVMFS_VOMS_AUTHZ": options.requirement,
+        # Web servers that ask for membership let clients see what they need to learn about that
+        "CVMFS_CATALOG_ALT_PATHS": "true" if options.requirement else None,
     }
     return {key: value for key, value in settings.items() if value is not None}
 
@@ -230,6 +252,7 @@ def _first_revision(
 ) -> Manifest:
     """Upload the first revision's objects, and return an unsigned manifest."""
     algorithm = settings.hash_algorithm
+    ttl = settings.number("CVMFS_REPOSITORY_TTL", 0) or DEFAULT_TTL
     now = int(time.time())
     text = f"New CernVM-FS repository for {settings.repository}\n".encode()
     with WritableCatalogTree(store, None, scratch) as tree:
@@ -239,8 +262,12 @@ def _first_revision(
         tree.add(ROOT, root)
         if volatile:
             tree.set_root_property("volatile", "1")
-        content_hash, _ = put_object(store, text, algorithm=algorithm)
-        first_file = replace(root, mode=stat.S_IFREG | 0o644, size=len(text), hash=content_hash)
+        set_properties(tree, ttl, choose_requirement(None, settings, None))
+        compression = settings.compression
+        content_hash, _ = put_object(store, text, algorithm=algorithm, compression=compression)
+        first_file = replace(
+            root, mode=stat.S_IFREG | 0o644, size=len(text), hash=content_hash, compression=compression
+        )
         tree.add(_FIRST_FILE, first_file)
         committed = tree.commit(lambda data: put_object(store, data, HashSuffix.CATALOG, algorithm), 1, now)
     history = History(settings.repository)
@@ -260,10 +287,11 @@ def _first_revision(
         root_hash=committed.root_hash,
         catalog_size=committed.root_size,
         revision=1,
-        ttl=settings.number("CVMFS_REPOSITORY_TTL", DEFAULT_TTL),
+        ttl=ttl,
         history=put_object(store, history.serialise(), HashSuffix.HISTORY, algorithm)[0],
         meta_info=put_object(store, metainfo.dump(metainfo.REPOSITORY_META), HashSuffix.METAINFO, algorithm)[0],
         garbage_collectable=settings.flag("CVMFS_GARBAGE_COLLECTION", default=False),
+        has_alt_catalog_path=settings.flag("CVMFS_CATALOG_ALT_PATHS", default=False),
     )
 
 

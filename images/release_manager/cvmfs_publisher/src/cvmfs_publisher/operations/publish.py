@@ -27,10 +27,10 @@ from .apply import ApplyOptions, ChangeReport, ContentDone, apply_changes
 from .dates import point_in_time
 from .environment import Environment
 from .known import KnownObjects
+from .properties import choose_requirement, requirement_of, set_properties, with_settings
 from .transaction import Session, close_session, current_session, discard_session, kept_alive, open_transaction
 
 _UNSUPPORTED = {
-    "CVMFS_EXTERNAL_DATA": "Publish the data itself",
     "CVMFS_GENERATE_LEGACY_BULK_CHUNKS": "Clients since 2.1.7 do not need them",
     "CVMFS_VIRTUAL_DIR": "Use tags",
 }
@@ -46,6 +46,9 @@ class PublishOptions:
     :param tag: name of the new revision; by default an automatic one, if the repository has automatic tags
     :param revision: number of the new revision; by default the next one
     :param compression: name of an algorithm, instead of the repository's
+    :param external: whether new content is external; by default what the repository's configuration says
+    :param direct_io: let clients bypass their page cache for new content
+    :param authz_file: has the new membership requirement
     :param checksum: compare files by content even where their attributes are as published
     :param transaction_id: publish no other transaction than this
     """
@@ -54,6 +57,9 @@ class PublishOptions:
     tag_description: str = ""
     revision: int | None = None
     compression: str | None = None
+    external: bool | None = None
+    direct_io: bool = False
+    authz_file: Path | None = None
     checksum: bool = False
     transaction_id: str | None = None
 
@@ -132,7 +138,7 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
         oldest_tag = _oldest_auto_tag(settings)
         lease = Lease.resume(repository.store, name, session.token)
         lease.renew()  # before the long part: nobody can take it in the meantime, expired as it may be
-        warnings: list[str] = []
+        warnings = _doubts(settings, options)
         with kept_alive(lease), environment.scratch(settings) as scratch:
             timestamp = int(time.time())
             with WritableCatalogTree(repository.store, base.root_hash, scratch) as tree:
@@ -149,8 +155,11 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
                 ):
                     apply_options = _apply_options(environment, settings, options, repository.store, scratch, progress)
                     report = apply_changes(tree, pipeline, changes, apply_options)
-                changed = report.changed or options.tag is not None or options.revision is not None
+                current_requirement = requirement_of(tree)
+                requirement = choose_requirement(current_requirement, settings, options.authz_file)
+                changed = _is_change(report, base, manifest, options) or requirement != current_requirement
                 if changed:
+                    set_properties(tree, manifest.ttl, requirement)
                     manifest = commit_catalogs(repository, tree, manifest, hash_algorithm(base, settings), timestamp)
                     manifest = _tag(repository, manifest, history, oldest_tag, tag, options.tag_description, timestamp)
                     warnings += repository.commit(manifest, key, lease=lease)
@@ -168,7 +177,7 @@ def preview(environment: Environment, name: str, changes: ChangeSet, options: Pu
     _refuse_unsupported(settings)
     with environment.open(name, settings) as repository, environment.scratch(settings) as scratch:
         base = repository.manifest
-        _next_manifest(base, settings, options)
+        manifest = _next_manifest(base, settings, options)
         tag = _choose_tag(repository.history(), settings, options)
         _oldest_auto_tag(settings)
         with contextlib.ExitStack() as stack:
@@ -179,8 +188,20 @@ def preview(environment: Environment, name: str, changes: ChangeSet, options: Pu
                 stack.enter_context(pipeline)
             apply_options = _apply_options(environment, settings, options, repository.store, scratch, None)
             report = apply_changes(tree, pipeline if options.checksum else None, changes, apply_options)
-        changed = report.changed or options.tag is not None or options.revision is not None
-        return _result(repository, base, report, changed, tag if changed else None, started, [], dry_run=True)
+            requirement = requirement_of(tree)
+            changed = _is_change(report, base, manifest, options) or requirement != choose_requirement(
+                requirement, settings, options.authz_file
+            )
+        return _result(
+            repository,
+            base,
+            report,
+            changed,
+            tag if changed else None,
+            started,
+            _doubts(settings, options),
+            dry_run=True,
+        )
 
 
 def ingest(
@@ -228,12 +249,13 @@ def _next_manifest(base: Manifest, settings: ServerConfig, options: PublishOptio
             f"Revision {revision} is not newer than the current revision {base.revision}",
             remedy="Give a larger number, or none",
         )
-    return replace(
-        base,
-        revision=revision,
-        ttl=settings.number("CVMFS_REPOSITORY_TTL", base.ttl),
-        garbage_collectable=settings.flag("CVMFS_GARBAGE_COLLECTION", default=base.garbage_collectable),
-    )
+    return replace(with_settings(base, settings), revision=revision)
+
+
+def _is_change(report: ChangeReport, base: Manifest, manifest: Manifest, options: PublishOptions) -> bool:
+    """Say whether there is a reason for a new revision; `manifest` is the next one without its content."""
+    wanted = options.tag is not None or options.revision is not None
+    return report.changed or wanted or replace(manifest, revision=base.revision) != base
 
 
 def _choose_tag(history: History, settings: ServerConfig, options: PublishOptions) -> str | None:
@@ -262,6 +284,7 @@ def _pipeline(
         compression=_compression(settings, options),
         chunking=_chunking(settings),
         known=known,
+        workers=settings.number("CVMFS_MAXIMAL_CONCURRENT_WRITES", 0) or None,
         progress=progress,
         scratch=scratch,
     )
@@ -277,6 +300,20 @@ def hash_algorithm(base: Manifest, settings: ServerConfig) -> HashAlgorithm:
 
 def _compression(settings: ServerConfig, options: PublishOptions) -> Compression:
     return settings.compression if options.compression is None else Compression.from_setting(options.compression)
+
+
+def _is_external(settings: ServerConfig, options: PublishOptions) -> bool:
+    return settings.flag("CVMFS_EXTERNAL_DATA", default=False) if options.external is None else options.external
+
+
+def _doubts(settings: ServerConfig, options: PublishOptions) -> list[str]:
+    """Return warnings about settings that hardly are meant together."""
+    if _is_external(settings, options) and _compression(settings, options) is not Compression.NONE:
+        return [
+            "External files are published as if their server had them compressed by zlib; "
+            "for files as they are, use -Z none"
+        ]
+    return []
 
 
 def _chunking(settings: ServerConfig) -> Chunking | None:
@@ -309,6 +346,9 @@ def _apply_options(
         scratch_dir=scratch,
         checksum=options.checksum,
         mtime_ns=settings.flag("CVMFS_ENABLE_MTIME_NS", default=True),
+        compression=_compression(settings, options),
+        external=_is_external(settings, options),
+        direct_io=options.direct_io,
         include_xattrs=settings.flag("CVMFS_INCLUDE_XATTRS", default=False),
         ignore_special_files=settings.flag("CVMFS_IGNORE_SPECIAL_FILES", default=False),
         standard_input=sys.stdin.buffer if sys.stdin is not None else None,  # it may have been closed

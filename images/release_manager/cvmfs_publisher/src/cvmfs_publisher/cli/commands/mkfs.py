@@ -10,7 +10,7 @@ from pathlib import Path
 from ...operations.environment import Environment
 from ...operations.mkfs import MkfsOptions, mkfs
 from .. import output
-from ..arguments import add_json
+from ..arguments import add_json, add_refused
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,28 +30,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-z", dest="garbage_collectable", action="store_true", help="allow garbage collection")
     parser.add_argument("-v", dest="volatile", action="store_true", help="mark the content as volatile")
     parser.add_argument(
-        "-m", dest="replicable", action="store_true", help="allow replication; always done, as upstream does"
+        "-m",
+        dest="replicable",
+        metavar="ANY",
+        help="allow replication; always done, whatever the value, as upstream does",
     )
     parser.add_argument("-p", dest="no_apache", action="store_true", help="configure no Apache; this engine never does")
     parser.add_argument(
         "-f", dest="union_fs", metavar="TYPE", help="union file system; recorded, not needed by this engine"
     )
-    for flag, what in (
-        ("-R", "a smart card for the master key"),
-        ("-V", "VOMS authorization"),
-        ("-X", "external data"),
-        ("-x", "a proxy"),
-    ):
-        parser.add_argument(flag, nargs=0, action=_Refused, help=argparse.SUPPRESS, metavar=what)
+    parser.add_argument("-X", dest="external", action="store_true", help="publish files as external by default")
+    parser.add_argument(
+        "-V", dest="requirement", metavar="TEXT", help="membership requirement: the repository is confidential"
+    )
+    add_refused(parser, "-R", "a smart card for the master key")
+    add_refused(parser, "-x", "a proxy")
     add_json(parser)
     parser.add_argument("repository", metavar="FQRN", help="fully qualified name of the new repository")
-
-
-class _Refused(argparse.Action):
-    """An option of upstream's that this engine does not have: refused by name rather than ignored."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
-        parser.error(f"{self.option_strings[0]} ({self.metavar}) is not supported by this engine")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -71,6 +66,8 @@ def run(options: argparse.Namespace) -> int:
             garbage_collectable=options.garbage_collectable,
             volatile=options.volatile,
             union_fs=options.union_fs,
+            external=options.external,
+            requirement=options.requirement,
         ),
     )
     for warning in result.warnings:

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from ...operations.environment import Environment
 from ...operations.publish import PublishOptions, preview, publish
 from .. import output
-from ..arguments import add_json, repository_and_path, whole_number
+from ..arguments import add_json, add_refused, repository_and_path, whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +23,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-v", dest="verbose", action="store_true", help="print each path that changes")
     parser.add_argument("-f", dest="force_remount", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("-N", dest="native_data", action="store_true", help=argparse.SUPPRESS)
+    data = parser.add_mutually_exclusive_group()
+    data.add_argument(
+        "-X",
+        dest="external",
+        action="store_true",
+        default=None,
+        help="publish new files as external, without storing them",
+    )
+    data.add_argument(
+        "-N",
+        dest="external",
+        action="store_false",
+        default=None,
+        help="store new files, whatever the configuration says",
+    )
+    parser.add_argument(
+        "-d", dest="direct_io", action="store_true", help="let clients not keep new files in page cache"
+    )
+    parser.add_argument(
+        "-F", dest="authz_file", type=Path, metavar="FILE", help="new membership requirement; an empty file ends it"
+    )
+    add_refused(parser, "-p", "a pause for tweaking catalogs")
     output.add_change_set(parser)
     parser.add_argument("--transaction", metavar="ID", help="publish only if this is the open transaction")
     parser.add_argument(
@@ -41,6 +63,9 @@ def run(options: argparse.Namespace) -> int:
         tag_description=options.tag_description,
         revision=options.revision,
         compression=options.compression,
+        external=options.external,
+        direct_io=options.direct_io,
+        authz_file=options.authz_file,
         checksum=options.checksum,
         transaction_id=options.transaction,
     )
