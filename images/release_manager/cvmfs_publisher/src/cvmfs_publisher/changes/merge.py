@@ -356,8 +356,6 @@ class PublishedContents:
         return content_of(published)
 
 
-
-
 def _link_groups(entries: Iterable[DirectoryEntry]) -> dict[int, set[bytes]]:
     """Return the names of each group of hard links in a directory."""
     groups: dict[int, set[bytes]] = {}
