@@ -16,6 +16,8 @@ PYTEST_OPTIONS ?=
 
 VENV := .venv-test
 PYTEST := $(VENV)/bin/python -m pytest $(PYTEST_OPTIONS)
+# Most tests wait for processes and for storage most of the time. Files stay whole, for what their tests share.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 ENVIRONMENT := eval "$$(tools/container-env build)"; export PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # Root tests rootless podman with a user made for it; anybody else has no other podman anyway.
 WITH_ROOTLESS := $(if $(filter 0,$(shell id -u)),tools/with-rootless)
@@ -59,11 +61,11 @@ lock: ## Pin all requirements to the latest versions, with hashes (needs uv)
 ##@ Test it
 
 .PHONY: test
-test: lint test-unit test-publisher test-images test-sanity ## Checks, and the tests of publisher, images and modules
+test: lint test-unit test-publisher test-images test-integration test-molecule test-sanity ## All checks, and all tests but the slow ones
 
 .PHONY: test-extended
-test-extended: ## What takes longer: playbooks on real engines, Molecule, docker
-	status=0; for suite in test-integration test-molecule test-docker; do $(MAKE) "$$suite" || status=1; done; exit "$$status"
+test-extended: ## The slow ones: docker, memory
+	status=0; for suite in test-docker test-slow; do $(MAKE) "$$suite" || status=1; done; exit "$$status"
 
 .PHONY: lint
 lint: venv ## shellcheck, ruff, mypy, yamllint, ansible-lint
@@ -76,14 +78,14 @@ lint: venv ## shellcheck, ruff, mypy, yamllint, ansible-lint
 
 .PHONY: test-unit
 test-unit: venv ## Unit tests of the collection
-	$(PYTEST) tests/unit
+	$(PYTEST) $(PARALLEL) tests/unit
 
 .PHONY: test-publisher
 test-publisher: venv images ## Tests of the native publisher, on local storage and on Ceph
-	$(ENVIRONMENT); tools/with-ceph $(PYTEST) $(PUBLISHER)/tests
+	$(ENVIRONMENT); tools/with-ceph $(PYTEST) $(PARALLEL) $(PUBLISHER)/tests
 
 .PHONY: test-slow
-test-slow: venv images ## That publishing a large release takes little memory (minutes; not part of make test)
+test-slow: venv images ## That publishing a large release takes little memory (minutes)
 	$(ENVIRONMENT); tools/with-ceph $(PYTEST) -m slow $(PUBLISHER)/tests
 
 .PHONY: test-images
@@ -92,7 +94,7 @@ test-images: venv images ## Tests of the images and of the tools that build and 
 
 .PHONY: test-integration
 test-integration: venv images ## Modules and roles on real podman and real Ceph
-	$(ENVIRONMENT); $(WITH_ROOTLESS) tools/with-ceph $(PYTEST) tests/integration
+	$(ENVIRONMENT); $(WITH_ROOTLESS) tools/with-ceph $(PYTEST) $(PARALLEL) tests/integration
 
 .PHONY: test-docker
 test-docker: venv images ## The tests of images and modules that concern docker (root; uses the machine's docker or starts one)
