@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import http.client
 import json
@@ -25,7 +26,7 @@ from cvmfs_publisher.errors import (
     QuotaExceeded,
     StorageError,
 )
-from cvmfs_publisher.storage import Cancellation, HttpStore, S3Config, S3Store, Version, preflight
+from cvmfs_publisher.storage import Cancellation, HttpStore, S3Config, S3Store, Version, open_store, preflight
 from cvmfs_publisher.storage.retry import RetryPolicy
 
 pytestmark = pytest.mark.usefixtures("no_thread_leaks")
@@ -514,3 +515,67 @@ def test_never_prints_credentials(s3_config: S3Config) -> None:
             store.get("a")
     text += str(caught.value) + repr(caught.value)
     assert "SECRET" not in text.replace("CVMFS_S3_SECRET_KEY", "")
+
+
+# Credentials
+
+
+def settings_file(config: S3Config, path: Path, **changes: str) -> Path:
+    """Write an ``s3.conf``."""
+    values = {
+        "HOST": config.host,
+        "PORT": str(config.port),
+        "BUCKET": config.bucket,
+        "DNS_BUCKETS": "false",
+        "ACCESS_KEY": config.access_key,
+        "SECRET_KEY": config.secret_key,
+        **changes,
+    }
+    path.write_text("".join(f"CVMFS_S3_{key}={value}\n" for key, value in values.items()))
+    return path
+
+
+def test_takes_credentials_that_were_replaced(s3_config: S3Config, tmp_path: Path) -> None:
+    """As when temporary ones end, or keys are rotated, while a long publish runs."""
+    conf = settings_file(s3_config, tmp_path / "s3.conf", ACCESS_KEY="expired", SECRET_KEY="expired")  # noqa: S106
+    with open_store(f"S3,/unused,{s3_config.prefix}@{conf}") as store:
+        with pytest.raises(AccessDenied):
+            store.put("a", b"1")
+        settings_file(s3_config, conf, SECRET_KEY="half replaced")  # noqa: S106
+        with pytest.raises(AccessDenied):
+            store.put("a", b"1")
+        settings_file(s3_config, conf)
+        with concurrent.futures.ThreadPoolExecutor(8) as threads:
+            list(threads.map(lambda number: store.put(f"data/{number}", b"x"), range(32)))
+        assert store.get("data/31") == b"x"
+        conf.unlink()
+        assert store.get("data/31") == b"x"
+
+
+def test_sends_and_signs_the_token_of_temporary_keys(proxy: Proxy, make_s3: MakeS3, s3_config: S3Config) -> None:
+    seen = []
+
+    def without_token(request: Request) -> Fate:  # the service knows nothing of it
+        signed = request.headers["authorization"].partition("SignedHeaders=")[2].partition(",")[0].split(";")
+        seen.append((request.headers.pop("x-amz-security-token"), "x-amz-security-token" in signed))
+        return PASS
+
+    proxy.rule = without_token
+    store = make_s3(host="127.0.0.1", port=proxy.port, session_token="a/token+=")  # noqa: S106
+    store.put("a", b"x")
+    assert store.get("a") == b"x"
+    assert seen == [("a/token+=", True)] * 2
+    proxy.rule = lambda _: Fate(forward=False, answer=answer(400, "ExpiredToken"))
+    with pytest.raises(AccessDenied, match="CVMFS_S3_SESSION_TOKEN"):
+        store.get("a")
+    assert "a/token" not in repr(dataclasses.replace(s3_config, session_token="a/token+="))  # noqa: S106
+
+
+def test_anonymous_requests(proxy: Proxy, make_s3: MakeS3, store_s3: S3Store) -> None:
+    store_s3.put("a", b"x")
+    store = make_s3(access_key="", secret_key="")
+    assert store.get("a") == b"x"
+    with pytest.raises(AccessDenied):
+        store.put("a", b"y")
+    through(proxy, make_s3, access_key="", secret_key="").get("a")
+    assert "authorization" not in proxy.requests[0].headers

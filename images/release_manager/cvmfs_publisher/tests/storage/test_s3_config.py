@@ -57,6 +57,7 @@ def test_honours_every_documented_setting() -> None:
 CVMFS_S3_PORT=8080   # another
 export CVMFS_S3_REGION=cern
 CVMFS_S3_FLAVOR=awsv4
+CVMFS_S3_SESSION_TOKEN=token
 CVMFS_S3_TIMEOUT=20
 CVMFS_S3_MAX_RETRIES=7
 CVMFS_S3_BACKOFF_INIT=50
@@ -77,6 +78,7 @@ SOMETHING_ELSE=is not ours
         bucket="cvmfs",
         access_key="access",
         secret_key="secret",  # noqa: S106
+        session_token="token",  # noqa: S106
         prefix="sw.example.org",
         port=8080,
         https=True,
@@ -92,6 +94,25 @@ SOMETHING_ELSE=is not ours
         ca_path="/etc/grid-security/certificates",
     )
     assert config.endpoint == "https://rgw.example.org:8080"
+
+
+def test_knows_temporary_keys_and_none_at_all() -> None:
+    assert parse("CVMFS_S3_SESSION_TOKEN='a/token+='").session_token == "a/token+="  # noqa: S105
+    anonymous = parse(base=MINIMAL.replace("=access", "=").replace("=secret", "="))
+    assert (anonymous.access_key, anonymous.secret_key) == ("", "")
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        MINIMAL.replace("=access", "="),
+        MINIMAL.replace("=secret", "="),
+        MINIMAL.replace("=access", "=").replace("=secret", "=") + "CVMFS_S3_SESSION_TOKEN=x\n",
+    ],
+)
+def test_refuses_half_a_pair_of_keys(base: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"sets some of CVMFS_S3_ACCESS_KEY.* to nothing\. Set both keys"):
+        parse(base=base)
 
 
 def test_takes_authorities_from_the_environment() -> None:

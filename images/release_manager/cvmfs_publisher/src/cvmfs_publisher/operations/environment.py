@@ -15,7 +15,9 @@ from ..errors import ConfigurationError, PublisherError, UsageError
 from ..repository import MasterKey, Repository, RepositoryKey, ServerConfig
 from ..repository.settings import check_repository_name
 from ..repository.signing import load_public_keys
-from ..storage import ObjectStore, open_store
+from ..storage import HttpStore, ObjectStore, open_store
+from ..storage.http_client import tls_context
+from ..storage.retry import RetryPolicy
 
 
 class Environment:
@@ -81,8 +83,27 @@ class Environment:
         return settings
 
     def store(self, settings: ServerConfig) -> ObjectStore:
-        """Open the storage that ``CVMFS_UPSTREAM_STORAGE`` names."""
-        return open_store(settings.require("CVMFS_UPSTREAM_STORAGE"), self._notify)
+        """Open the storage that ``CVMFS_UPSTREAM_STORAGE`` names.
+
+        ``X509_CERT_BUNDLE`` and ``X509_CERT_DIR`` may be in ``server.conf``, ``client.conf`` or the process's
+        environment, as for CernVM-FS, and in ``s3.conf``.
+        """
+        return open_store(
+            settings.require("CVMFS_UPSTREAM_STORAGE"), self._notify, authorities=self._authorities(settings)
+        )
+
+    def public_store(self, settings: ServerConfig) -> HttpStore:
+        """Open the repository as clients do, at ``CVMFS_STRATUM0``; what does not answer at once is given up."""
+        authorities = self._authorities(settings)
+        context = tls_context(authorities.get("X509_CERT_BUNDLE"), authorities.get("X509_CERT_DIR"))
+        return HttpStore(
+            settings.require("CVMFS_STRATUM0"), timeout=10, retry=RetryPolicy(total=0), context=context
+        )
+
+    @staticmethod
+    def _authorities(settings: ServerConfig) -> dict[str, str]:
+        found = {key: settings.get(key) or os.environ.get(key) for key in ("X509_CERT_BUNDLE", "X509_CERT_DIR")}
+        return {key: value for key, value in found.items() if value}
 
     def public_keys(self, settings: ServerConfig) -> list[Path]:
         """Return the files with the public master keys: ``CVMFS_PUBLIC_KEY``, or those that lie with the other keys."""

@@ -30,8 +30,7 @@ from ..repository.manifest import DEFAULT_TTL, MANIFEST_KEY
 from ..repository.repository import MASTER_REPLICA, MASTER_REPLICA_KEY, read_manifest, read_whitelist
 from ..repository.settings import check_repository_name
 from ..repository.signing import load_public_keys, write_key_file
-from ..storage import HttpStore, ObjectStore, S3Store
-from ..storage.retry import RetryPolicy
+from ..storage import ObjectStore, S3Store
 from .environment import Environment
 from .mkfs import announce, default_settings, local_storage, write_configuration
 from .resign import resign_manifest, resign_whitelist
@@ -140,8 +139,8 @@ def import_repository(environment: Environment, name: str, options: ImportOption
             store.put(MASTER_REPLICA_KEY, MASTER_REPLICA)
             changed = True
         if options.stratum0_url is not None:
-            warnings += _compare(store, options.stratum0_url)
-        warnings += announce(settings)
+            warnings += _compare(environment, settings, store)
+        warnings += announce(environment, settings)
         return ImportResult(
             repository=name,
             storage=store.describe(),
@@ -332,13 +331,13 @@ def _sign(environment: Environment, name: str, keys: _Keys, *, recreate_key: boo
         resign_whitelist(environment, name)
 
 
-def _compare(store: ObjectStore, url: str) -> list[str]:
-    """Warn if clients do not find at a URL what is in the storage."""
+def _compare(environment: Environment, settings: ServerConfig, store: ObjectStore) -> list[str]:
+    """Warn if clients do not find what is in the storage."""
     try:
-        with HttpStore(url, timeout=10, retry=RetryPolicy(total=0)) as public:
+        with environment.public_store(settings) as public:
             if public.get(MANIFEST_KEY) == store.get(MANIFEST_KEY):
                 return []
-            return [f"What clients find at {url} is not what is in {store.describe()}"]
+            return [f"What clients find at {public.describe()} is not what is in {store.describe()}"]
     except PublisherError as error:
         return [f"Clients cannot read the repository: {error}"]
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import stat
 import time
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from ..repository.manifest import DEFAULT_TTL
 from ..repository.repository import require_absent
 from ..repository.settings import check_repository_name
 from ..repository.signing import write_key_file
-from ..storage import ObjectStore, open_store
+from ..storage import ObjectStore
 from ..storage.preflight import preflight
 from .environment import Environment
 from .properties import choose_requirement, set_properties
@@ -113,7 +114,7 @@ def mkfs(environment: Environment, name: str, options: MkfsOptions) -> MkfsResul
         repository = Repository.create(manifest, store, keys.repository, whitelist.signed(keys.master))
         if is_new:
             write_configuration(environment, name, settings)
-        warnings += announce(settings)
+        warnings += announce(environment, settings)
         return MkfsResult(
             repository=name,
             storage=store.describe(),
@@ -308,6 +309,9 @@ def write_configuration(environment: Environment, name: str, settings: ServerCon
             "CVMFS_HTTP_PROXY": settings.get("CVMFS_SERVER_PROXY") or "DIRECT",
         }
     )
+    authorities = settings.get("X509_CERT_BUNDLE") or os.environ.get("X509_CERT_BUNDLE")
+    if authorities:
+        client = ServerConfig({**client, "X509_CERT_BUNDLE": authorities})
     server = ServerConfig({key: value for key, value in settings.items() if key != "CVMFS_PUBLIC_KEY"})
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -320,7 +324,7 @@ def write_configuration(environment: Environment, name: str, settings: ServerCon
         ) from error
 
 
-def announce(settings: ServerConfig) -> list[str]:
+def announce(environment: Environment, settings: ServerConfig) -> list[str]:
     """List the repository in the documents next to it that describe the server; return warnings."""
     name = settings.repository
     kind, temporary, location = settings["CVMFS_UPSTREAM_STORAGE"].split(",", 2)
@@ -329,7 +333,8 @@ def announce(settings: ServerConfig) -> list[str]:
     if kind == "local" and not parent:
         return []
     try:
-        with contextlib.closing(open_store(f"{kind},{temporary},{parent}{at}{config}")) as server:
+        beside = ServerConfig({**settings, "CVMFS_UPSTREAM_STORAGE": f"{kind},{temporary},{parent}{at}{config}"})
+        with contextlib.closing(environment.store(beside)) as server:
             with contextlib.suppress(PreconditionFailed):
                 server.put_if_absent(metainfo.SERVER_META_KEY, metainfo.dump(metainfo.SERVER_META))
             _add_to_list(server, name)

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import os
 import secrets
 import threading
 import time
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import urlsplit
@@ -17,6 +19,7 @@ from xml.sax.saxutils import escape
 
 from ..errors import (
     AccessDenied,
+    ConfigurationError,
     EndpointUnreachable,
     ObjectNotFound,
     PreconditionFailed,
@@ -45,8 +48,12 @@ _DENIED = {
     "InvalidAccessKeyId": "Check CVMFS_S3_ACCESS_KEY",
     "SignatureDoesNotMatch": "Check CVMFS_S3_SECRET_KEY and CVMFS_S3_REGION",
     "RequestTimeTooSkewed": "Set this machine's clock",
+    "ExpiredToken": "Provide new keys, with their CVMFS_S3_SESSION_TOKEN",
+    "InvalidToken": "Provide new keys, with their CVMFS_S3_SESSION_TOKEN",
 }
 _CLOCK_STEP = 2.0  # seconds; as exactly as the Date of an answer tells the time
+_CREDENTIAL_CODES = (*_DENIED, "AccessDenied", "InvalidClientTokenId", "TokenRefreshRequired")
+"""New credentials may help."""
 _QUOTA_CODES = ("QuotaExceeded", "InsufficientCapacity", "ServiceQuotaExceededException")
 
 
@@ -58,10 +65,19 @@ class S3Store:
 
     :param config: where the bucket is
     :param notify: gets a line of text when requests have to be repeated, now and then
+    :param reread: returns the settings as they are now; asked when the credentials are refused, which may have been
+        replaced in the meantime
     """
 
-    def __init__(self, config: S3Config, notify: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        config: S3Config,
+        notify: Callable[[str], None] | None = None,
+        reread: Callable[[], S3Config] | None = None,
+    ) -> None:
         self._config = config
+        self._reread = reread
+        self._credentials_lock = threading.Lock()
         endpoint = urlsplit(config.endpoint)
         default_port = 443 if config.https else 80
         port = "" if config.port in (None, default_port) else f":{config.port}"
@@ -73,7 +89,7 @@ class S3Store:
             self._bucket_path = f"/{uri_encode(config.bucket)}/"
         self._prefix = f"{config.prefix}/" if config.prefix else ""
         self._acl = {"x-amz-acl": config.acl} if config.acl else {}
-        self._signer = Signer(config.access_key, config.secret_key, config.region)
+        self._signer = _signer(config)
         client = HttpClient(
             f"{endpoint.scheme}://{self._host}",
             timeout=config.timeout,
@@ -225,14 +241,42 @@ class S3Store:
         )
         plain = {"host": self._host, **(headers or {})}
         digest = hashlib.sha256(body).hexdigest() if body is not None else EMPTY_SHA256
-        return self._requester.request(
-            method,
-            f"{path}?{query}" if query else path,
-            lambda: self._signer.sign(method, path, query, plain, digest, datetime.now(UTC)),
-            body,
-            subject=self._name(key or ""),
-            cancel=cancel,
-        )
+        uncertain = False
+        while True:
+            signer = self._signer
+            answer = self._requester.request(
+                method,
+                f"{path}?{query}" if query else path,
+                functools.partial(_signed, signer, method, path, query, plain, digest),
+                body,
+                subject=self._name(key or ""),
+                cancel=cancel,
+            )
+            uncertain = uncertain or answer.uncertain
+            if not self._is_worth_repeating(answer, signer):
+                return replace(answer, uncertain=uncertain)
+
+    def _is_worth_repeating(self, answer: Answer, refused: Signer) -> bool:
+        """Say whether the credentials of a request were refused, and there are others now."""
+        if self._reread is None or answer.status not in (400, 401, 403) or answer.code not in _CREDENTIAL_CODES:
+            return False
+        with self._credentials_lock:
+            if self._signer is not refused:  # another thread was here
+                return True
+            try:
+                config = self._reread()
+            except ConfigurationError:  # being replaced; the service's answer says more
+                return False
+            if _credentials(config) == _credentials(self._config):
+                return False
+            self._config = replace(
+                self._config,
+                access_key=config.access_key,
+                secret_key=config.secret_key,
+                session_token=config.session_token,
+            )
+            self._signer = _signer(self._config)
+            return True
 
     def _delete_each(self, keys: Sequence[str], permit: Permit, cancel: Cancellation | None) -> bool:
         certain = True
@@ -263,16 +307,20 @@ class S3Store:
         headers = {"host": self._host}
         if body is not None:
             headers["content-md5"] = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
-        if now < permit.expires:
-            signed = self._signer.presign(
+        while now < permit.expires:
+            signer = self._signer
+            signed = signer.presign(
                 method, path, query, self._host, datetime.fromtimestamp(now, UTC), int(permit.expires) - now
             )
             subject = self._name(key or "")
             answer = self._requester.request(
                 method, f"{path}?{signed}", lambda: headers, body, subject=subject, cancel=cancel
             )
-            if answer.status != 403 or self.now() < permit.expires - _CLOCK_STEP:
+            if answer.status == 403 and self.now() >= permit.expires - _CLOCK_STEP:
+                break
+            if not self._is_worth_repeating(answer, signer):
                 return answer
+            now = int(self.now())
         raise PreconditionFailed(f"The lease {self._name(permit.key)} has expired")
 
     def _put(self, key: str, data: Bytes, headers: Mapping[str, str], cancel: Cancellation | None = None) -> Answer:
@@ -336,7 +384,7 @@ class S3Store:
             )
         if code in _QUOTA_CODES or status == 507:
             return QuotaExceeded(text, remedy="Raise the quota of the bucket or its user, or collect garbage")
-        if status in (401, 403):
+        if status in (401, 403) or code in ("ExpiredToken", "InvalidToken"):
             remedy = _DENIED.get(code, "Check that the bucket's policy lets this user read, write and delete")
             return AccessDenied(text, remedy=remedy)
         if status == 404:
@@ -360,6 +408,18 @@ def _failed_keys(body: bytes) -> list[str]:
             if text.get("Code") != "NoSuchKey":
                 failed.append(text.get("Key", ""))
     return failed
+def _signer(config: S3Config) -> Signer:
+    return Signer(config.access_key, config.secret_key, config.region, config.session_token)
+
+
+def _signed(
+    signer: Signer, method: str, path: str, query: str, headers: Mapping[str, str], digest: str
+) -> dict[str, str]:
+    return signer.sign(method, path, query, headers, digest, datetime.now(UTC))
+
+
+def _credentials(config: S3Config) -> tuple[str, str, str]:
+    return config.access_key, config.secret_key, config.session_token
 
 
 def _version(answer: Answer) -> Version:

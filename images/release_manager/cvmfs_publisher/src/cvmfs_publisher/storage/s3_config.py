@@ -43,6 +43,8 @@ class S3Config:
 
     :param host: name or address of the endpoint, without the bucket's name
     :param port: None is the scheme's own
+    :param access_key: with `secret_key`, signs requests; both empty: requests are anonymous
+    :param session_token: goes with temporary keys
     :param prefix: what all keys of the repository start with, without the slash; may be empty
     :param region: what signatures are made for; Ceph takes any
     :param dns_buckets: the bucket is part of the host name, not of the path
@@ -59,6 +61,7 @@ class S3Config:
     bucket: str
     access_key: str = field(repr=False)
     secret_key: str = field(repr=False)
+    session_token: str = field(default="", repr=False)
     prefix: str = ""
     port: int | None = None
     https: bool = False
@@ -80,10 +83,11 @@ class S3Config:
         return f"{'https' if self.https else 'http'}://{self.host}{port}"
 
     @classmethod
-    def from_file(cls, path: str | Path, prefix: str = "") -> S3Config:
+    def from_file(cls, path: str | Path, prefix: str = "", environment: Mapping[str, str] | None = None) -> S3Config:
         """Read an ``s3.conf``.
 
         :param prefix: the repository's place in the bucket; also what ``@fqrn@`` in values stands for
+        :param environment: as for `parse`
         :raises ConfigurationError: naming file and setting
         """
         try:
@@ -94,7 +98,7 @@ class S3Config:
                 f"Cannot read the S3 settings in {path}: {reason}",
                 remedy="Check the path in CVMFS_UPSTREAM_STORAGE, and that the secret with s3.conf is there",
             ) from None
-        return cls.parse(text, prefix, source=str(path))
+        return cls.parse(text, prefix, source=str(path), environment=environment)
 
     @classmethod
     def parse(
@@ -115,6 +119,8 @@ class S3Config:
         - ``CVMFS_S3_BACKOFF_INIT``, ``CVMFS_S3_BACKOFF_MAX``: milliseconds that the first, and any, wait between
           two attempts takes at most; 100 and 10000 by default.
         - ``CVMFS_S3_PEEK_BEFORE_PUT`` is off by default: what the current revision has is known without asking.
+        - ``CVMFS_S3_ACCESS_KEY``, ``CVMFS_S3_SECRET_KEY``: both set to nothing for requests without signatures.
+        - ``CVMFS_S3_SESSION_TOKEN``, which CernVM-FS does not know: the token that comes with temporary keys.
         - ``CVMFS_S3_FLAVOR``: ``awsv4``, whether or not there is a region; ``awsv2`` and ``azure`` are refused.
 
         :raises ConfigurationError: naming `source` and the setting; never a value of a key
@@ -144,12 +150,20 @@ class S3Config:
         proxy = values.take("CVMFS_S3_PROXY") or None
         if proxy is not None and not re.fullmatch(r"http://[^/@]+/?", proxy):
             raise values.bad("CVMFS_S3_PROXY", proxy, "is not an HTTP proxy", "Write it as http://host:port")
+        access_key, secret_key = values.present("CVMFS_S3_ACCESS_KEY"), values.present("CVMFS_S3_SECRET_KEY")
+        session_token = values.take("CVMFS_S3_SESSION_TOKEN")
+        if bool(access_key) != bool(secret_key) or (session_token and not access_key):
+            raise ConfigurationError(
+                f"{source} sets some of CVMFS_S3_ACCESS_KEY, CVMFS_S3_SECRET_KEY and CVMFS_S3_SESSION_TOKEN to nothing",
+                remedy="Set both keys, or none of the three",
+            )
         retries = values.number("CVMFS_S3_MAX_RETRIES", None, 0, 1_000_000)
         config = cls(
             host=host,
             bucket=bucket,
-            access_key=values.required("CVMFS_S3_ACCESS_KEY"),
-            secret_key=values.required("CVMFS_S3_SECRET_KEY"),
+            access_key=access_key,
+            secret_key=secret_key,
+            session_token=session_token,
             prefix=prefix.strip("/"),
             port=port,
             https=values.switch("CVMFS_S3_USE_HTTPS", default=False),
@@ -181,6 +195,13 @@ class _Values:
     def required(self, name: str) -> str:
         value = self.take(name)
         if not value:
+            raise ConfigurationError(f"{self._source} does not set {name}", remedy="Add it")
+        return value
+
+    def present(self, name: str) -> str:
+        """Return a value that may be empty, but has to be there."""
+        value = self._values.pop(name, None)
+        if value is None:
             raise ConfigurationError(f"{self._source} does not set {name}", remedy="Add it")
         return value
 

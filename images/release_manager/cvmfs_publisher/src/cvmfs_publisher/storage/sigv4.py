@@ -28,9 +28,11 @@ class Signer:
     """Signs requests with one pair of keys. Never prints them.
 
     :param region: the region that signatures are made for
+    :param session_token: of temporary keys
     """
 
-    def __init__(self, access_key: str, secret_key: str, region: str) -> None:
+    def __init__(self, access_key: str, secret_key: str, region: str, session_token: str = "") -> None:
+        self._session_token = session_token
         self._access_key = access_key
         self._secret_key = secret_key
         self._region = region
@@ -47,14 +49,19 @@ class Signer:
     ) -> dict[str, str]:
         """Return `headers` and what has to be sent with them: date, payload hash and authorization.
 
+        Without keys there is nothing to sign with, and requests are anonymous.
+
         :param path: percent-encoded
         :param query: percent-encoded, sorted by name, without the question mark
         :param headers: names in lower case; all are signed; ``host`` must be there
         :param payload_sha256: in hexadecimal
         :param now: in UTC
         """
+        if not self._access_key:
+            return {**headers}
         time = now.strftime("%Y%m%dT%H%M%SZ")
-        signed = {**headers, "x-amz-content-sha256": payload_sha256, "x-amz-date": time}
+        token = {"x-amz-security-token": self._session_token} if self._session_token else {}
+        signed = {**headers, **token, "x-amz-content-sha256": payload_sha256, "x-amz-date": time}
         names = sorted(signed)
         name_list = ";".join(names)
         lines = "".join(f"{name}:{signed[name]}\n" for name in names)
@@ -87,6 +94,8 @@ class Signer:
             "X-Amz-Expires": str(seconds),
             "X-Amz-SignedHeaders": "host",
         }
+        if self._session_token:
+            parameters["X-Amz-Security-Token"] = self._session_token
         encoded = "&".join(f"{uri_encode(name)}={uri_encode(value)}" for name, value in sorted(parameters.items()))
         request = f"{method}\n{path}\n{encoded}\nhost:{host}\n\nhost\nUNSIGNED-PAYLOAD"
         text = f"AWS4-HMAC-SHA256\n{time}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"

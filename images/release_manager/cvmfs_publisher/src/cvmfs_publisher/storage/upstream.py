@@ -6,6 +6,7 @@ Source of the form: CernVM-FS documentation, "Format of CVMFS_UPSTREAM_STORAGE".
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError
@@ -14,16 +15,23 @@ from .s3 import S3Store
 from .s3_config import S3Config
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from .store import ObjectStore
 
 
-def open_store(upstream: str, notify: Callable[[str], None] | None = None) -> ObjectStore:
+def open_store(
+    upstream: str,
+    notify: Callable[[str], None] | None = None,
+    *,
+    authorities: Mapping[str, str] | None = None,
+) -> ObjectStore:
     """Return the store.
 
     :param upstream: ``S3,<temporary directory>,<prefix>@<s3.conf>`` or ``local,<temporary directory>,<directory>``
     :param notify: gets a line of text when requests have to be repeated, now and then
+    :param authorities: ``X509_CERT_BUNDLE`` and ``X509_CERT_DIR`` where ``s3.conf`` has none; by default those of the
+        process's environment
     :raises ConfigurationError: when it is of another form, or when its ``s3.conf`` is not in order
     """
     match upstream.split(","):
@@ -31,7 +39,8 @@ def open_store(upstream: str, notify: Callable[[str], None] | None = None) -> Ob
             return LocalStore(directory, temporary)
         case ["S3" | "s3", _, location] if location.count("@") == 1:
             prefix, path = location.split("@")
-            return S3Store(S3Config.from_file(path, prefix), notify)
+            reread = functools.partial(S3Config.from_file, path, prefix, authorities)
+            return S3Store(reread(), notify, reread)
         case ["gw", *_]:
             raise ConfigurationError(
                 f"CVMFS_UPSTREAM_STORAGE={upstream} is a repository gateway, which this publisher cannot use",
