@@ -116,3 +116,7 @@ class PathNotFound(RepositoryError):
 
 class NotADirectory(RepositoryError):
     """A path that should be a directory of the repository is something else."""
+
+
+class TemplateError(RepositoryError):
+    """A directory cannot be copied to where a transaction is to begin with a copy of it."""

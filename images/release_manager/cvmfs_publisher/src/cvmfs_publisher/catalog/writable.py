@@ -69,6 +69,7 @@ class WritableCatalogTree(CatalogTree):
         super().__init__(store, root, scratch_dir)
         # The directory in which an entry was added last, known to be one
         self._directory: bytes | None = None
+        self._previous: ContentHash | None = None
         if root is None:
             self._create(self._root)
 
@@ -172,6 +173,27 @@ class WritableCatalogTree(CatalogTree):
             raise UsageError(f"/{paths.display(path)} exists already", remedy="Remove it first")
         self._change(self._host(paths.parent(path))).join_group(existing, path)
 
+    def clone(self, source: bytes, target: bytes) -> int:
+        """Make `target`, which must not exist, a copy of the directory `source`; say how many entries it has.
+
+        Nested catalogs stay nested. As in CernVM-FS's own copies, each name of a file with several becomes a file of
+        its own.
+
+        :raises UsageError: when there is another revision below `source`, or as for `add`
+        """
+        count = 0
+        for path, entry in self.walk(source):
+            if entry.is_bind_mountpoint:
+                raise UsageError(
+                    f"/{paths.display(path)} shows another revision, and cannot be copied", remedy="Copy something else"
+                )
+            copy = target + path[len(source) :]
+            self.add(copy, entry)
+            if entry.is_nested_mountpoint:
+                self.create_nested(copy)
+            count += 1
+        return count
+
     def create_nested(self, path: bytes) -> None:
         """Move the content of the directory `path` into a nested catalog, as adding `.cvmfscatalog` does."""
         entry = self.entry(path)
@@ -269,16 +291,24 @@ class WritableCatalogTree(CatalogTree):
 
     # Commit
 
-    def commit(self, put: Callable[[bytes], tuple[ContentHash, int]], revision: int, timestamp: int) -> CommitResult:
+    def commit(
+        self,
+        put: Callable[[bytes], tuple[ContentHash, int]],
+        revision: int,
+        timestamp: int,
+        previous: ContentHash | None = None,
+    ) -> CommitResult:
         """Write all changed catalogs, nested ones before those that refer to them; the root always.
 
         :param put: uploads a database; returns the object and a size, which is not used. Called in threads.
         :param revision: the repository's new revision. Nested catalogs count their own.
         :param timestamp: seconds since 1970
+        :param previous: the root catalog of the revision before; by default the one that the tree began with
         :raises CorruptObject: when the catalogs do not fit together
         """
         if self.entry(b"") is None:
             raise UsageError("A new repository needs a root directory")
+        self._previous = previous
         self._change(self._root)
         written: list[tuple[NestedReference, Statistics]] = []
         with ThreadPoolExecutor(_TRANSFERS, thread_name_prefix="catalog") as pool:
@@ -317,9 +347,14 @@ class WritableCatalogTree(CatalogTree):
         return catalog.finish(
             revision=revision if node.parent is None else catalog.revision + 1,
             timestamp=timestamp,
-            previous=node.reference.hash if node.reference else None,
+            previous=self._previous_of(node),
             subtree=_known(node.subtree),
         )
+
+    def _previous_of(self, node: Node) -> ContentHash | None:
+        if node.parent is None and self._previous is not None:
+            return self._previous
+        return node.reference.hash if node.reference else None
 
     def _take(self, upload: _Upload) -> tuple[NestedReference, Statistics]:
         """Wait for a catalog's upload, and tell its parent."""

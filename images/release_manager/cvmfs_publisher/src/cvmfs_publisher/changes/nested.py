@@ -22,12 +22,12 @@ from .options import Balance
 # .cvmfsdirtab
 
 
-def apply_dirtab(draft: Draft, before: Dirtab) -> None:
+def apply_dirtab(draft: Draft, before: Dirtab | None) -> None:
     """Turn those directories into nested catalogs that ``.cvmfsdirtab`` means, and no change went through.
 
     As long as the rules stay, these can only be among those that the draft knows to lack a marker.
 
-    :param before: the rules that were applied before
+    :param before: the rules that have been applied; None: none have been, to something in the tree
     """
     dirtab = draft.dirtab
     found = set(filter(dirtab.covers, draft.unmarked) if dirtab == before else _meant(draft))

@@ -35,6 +35,7 @@ class ApplyOptions:
     :param owners: what becomes of the owners that sources have, or changes name
     :param balance: keep catalogs small by nested catalogs, ``CVMFS_AUTOCATALOGS``; None leaves catalogs alone
     :param limits: sizes that are warned of
+    :param cloned: the directory that was copied before all changes, and how many entries it has
     :param timestamp: modification time of newly made parent directories, in seconds since the epoch
     :param scratch_dir: room for a list of an archive's members
     :param store: the repository, for reading a published ``.cvmfsdirtab``
@@ -67,3 +68,4 @@ class ApplyOptions:
     owners: Owners = field(default_factory=Owners)
     balance: Balance | None = None
     limits: Limits = field(default_factory=Limits)
+    cloned: tuple[bytes, int] | None = None

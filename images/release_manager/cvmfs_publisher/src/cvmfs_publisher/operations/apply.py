@@ -51,6 +51,10 @@ def apply_changes(
     draft = Draft(tree, pipeline, options)
     _show_totals(change_set.changes, options.progress)
     dirtab = draft.dirtab = _published_dirtab(draft)
+    if options.cloned is not None:
+        path, entries = options.cloned
+        draft.report.added.add(path)
+        draft.report.added.add_unnamed(entries - 1)
     for change in change_set.changes:
         if isinstance(change, Deletion):
             _delete(draft, change.path)
@@ -60,7 +64,7 @@ def apply_changes(
             Merge(draft, change, source, label).run()
             draft.report.warnings += [f"{label}: {warning}" for warning in source.warnings]
     if draft.report.changed:
-        _finish(draft, dirtab)
+        _finish(draft, dirtab if options.cloned is None else None)
     return draft.report
 
 
@@ -78,10 +82,10 @@ def _published_dirtab(draft: Draft) -> Dirtab:
         return Dirtab()
 
 
-def _finish(draft: Draft, dirtab: Dirtab) -> None:
+def _finish(draft: Draft, dirtab: Dirtab | None) -> None:
     """See to the nested catalogs when all changes are made.
 
-    :param dirtab: the rules that were in force when they began
+    :param dirtab: the rules that all was published by when they began, if it was
     """
     if draft.dirtab_error is not None:
         raise draft.dirtab_error

@@ -28,7 +28,15 @@ from .dates import point_in_time
 from .environment import Environment
 from .known import KnownObjects
 from .properties import choose_requirement, requirement_of, set_properties, with_settings
-from .transaction import Session, close_session, current_session, discard_session, kept_alive, open_transaction
+from .transaction import (
+    Session,
+    close_session,
+    current_session,
+    discard_session,
+    find_session,
+    kept_alive,
+    open_transaction,
+)
 
 _UNSUPPORTED = {
     "CVMFS_GENERATE_LEGACY_BULK_CHUNKS": "Clients since 2.1.7 do not need them",
@@ -141,7 +149,7 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
         warnings = _doubts(settings, options)
         with kept_alive(lease), environment.scratch(settings) as scratch:
             timestamp = int(time.time())
-            with WritableCatalogTree(repository.store, base.root_hash, scratch) as tree:
+            with WritableCatalogTree(repository.store, _root(session.begins_with), scratch) as tree:
                 with (
                     _progress(f"Publishing {name}") as progress,
                     _pipeline(
@@ -153,14 +161,23 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
                         scratch=scratch,
                     ) as pipeline,
                 ):
-                    apply_options = _apply_options(environment, settings, options, repository.store, scratch, progress)
+                    apply_options = _apply_options(
+                        environment, settings, options, repository.store, scratch, progress, session
+                    )
                     report = apply_changes(tree, pipeline, changes, apply_options)
                 current_requirement = requirement_of(tree)
                 requirement = choose_requirement(current_requirement, settings, options.authz_file)
                 changed = _is_change(report, base, manifest, options) or requirement != current_requirement
                 if changed:
                     set_properties(tree, manifest.ttl, requirement)
-                    manifest = commit_catalogs(repository, tree, manifest, hash_algorithm(base, settings), timestamp)
+                    manifest = commit_catalogs(
+                        repository,
+                        tree,
+                        manifest,
+                        hash_algorithm(base, settings),
+                        timestamp,
+                        previous=base.root_hash if session.clone else None,
+                    )
                     manifest = _tag(repository, manifest, history, oldest_tag, tag, options.tag_description, timestamp)
                     warnings += repository.commit(manifest, key, lease=lease)
         warnings += close_session(environment, settings, session, lease)
@@ -181,12 +198,14 @@ def preview(environment: Environment, name: str, changes: ChangeSet, options: Pu
         tag = _choose_tag(repository.history(), settings, options)
         _oldest_auto_tag(settings)
         with contextlib.ExitStack() as stack:
-            tree = stack.enter_context(WritableCatalogTree(repository.store, base.root_hash, scratch))
+            session = _template_session(environment, settings, base)
+            root = _root(session.begins_with) if session else base.root_hash
+            tree = stack.enter_context(WritableCatalogTree(repository.store, root, scratch))
             # All content is said to be known, so that none is stored. Most often, none is even read.
             pipeline = _pipeline(repository, settings, options, known=lambda _: True, progress=None, scratch=scratch)
             if options.checksum:
                 stack.enter_context(pipeline)
-            apply_options = _apply_options(environment, settings, options, repository.store, scratch, None)
+            apply_options = _apply_options(environment, settings, options, repository.store, scratch, None, session)
             report = apply_changes(tree, pipeline if options.checksum else None, changes, apply_options)
             requirement = requirement_of(tree)
             changed = _is_change(report, base, manifest, options) or requirement != choose_requirement(
@@ -220,6 +239,16 @@ def ingest(
     except BaseException as error:
         discard_session(environment, session, error)
         raise
+
+
+def _template_session(environment: Environment, settings: ServerConfig, base: Manifest) -> Session | None:
+    """Return the open transaction if it began with a copy of a directory, which is part of what it will publish."""
+    session = find_session(environment, settings)
+    return session if session and session.clone and session.root_hash == base.root_hash.hex else None
+
+
+def _root(text: str) -> ContentHash:
+    return ContentHash.parse(text).with_suffix(HashSuffix.CATALOG)
 
 
 def _refuse_unsupported(settings: ServerConfig) -> None:
@@ -334,6 +363,7 @@ def _apply_options(
     store: ObjectStore,
     scratch: Path,
     progress: Progress | None,
+    session: Session | None,
 ) -> ApplyOptions:
     owners = Owners.load(settings.get("CVMFS_UID_MAP", ""), settings.get("CVMFS_GID_MAP", ""))
     return ApplyOptions(
@@ -342,6 +372,7 @@ def _apply_options(
         owners=owners,
         balance=_balance(settings),
         limits=_limits(settings),
+        cloned=(os.fsencode(session.cloned), session.cloned_entries) if session and session.clone else None,
         timestamp=int(time.time()),
         scratch_dir=scratch,
         checksum=options.checksum,
@@ -384,17 +415,25 @@ def _limits(settings: ServerConfig) -> Limits:
 
 
 def commit_catalogs(
-    repository: Repository, tree: WritableCatalogTree, manifest: Manifest, algorithm: HashAlgorithm, timestamp: int
+    repository: Repository,
+    tree: WritableCatalogTree,
+    manifest: Manifest,
+    algorithm: HashAlgorithm,
+    timestamp: int,
+    *,
+    previous: ContentHash | None = None,
 ) -> Manifest:
     """Upload the changed catalogs, and return the manifest with them; it still lacks history and signature.
 
     The root catalog's hash decides which algorithm everything else in the revision is named by.
+
+    :param previous: the root catalog of the revision before; by default the one that the tree began with
     """
 
     def put(data: bytes) -> tuple[ContentHash, int]:
         return put_object(repository.store, data, HashSuffix.CATALOG, algorithm)
 
-    committed = tree.commit(put, manifest.revision, timestamp)
+    committed = tree.commit(put, manifest.revision, timestamp, previous)
     return replace(manifest, root_hash=committed.root_hash, catalog_size=committed.root_size)
 
 

@@ -40,6 +40,7 @@ from ..repository import Lease, Repository, ServerConfig
 from ..repository.lease import CLOCK_MARGIN, LIFETIME, break_lease, new_session
 from ..storage import ObjectStore
 from .environment import Environment
+from .template import Template, clone
 
 _SESSION_FILE = "transaction.json"
 _RETRY_EVERY = 5.0  # seconds between two attempts at a lease that somebody else holds
@@ -57,6 +58,9 @@ class Session:
     :param root_hash: that revision's root catalog
     :param opened: seconds since 1970
     :param token: proves the lease to be ours; secret
+    :param clone: root catalog with the copy that a template transaction begins with; empty in any other
+    :param cloned: the copy, below the repository's root
+    :param cloned_entries: how many entries it has
     """
 
     id: str
@@ -66,6 +70,14 @@ class Session:
     root_hash: str
     opened: int
     token: str = dataclasses.field(repr=False)
+    clone: str = ""
+    cloned: str = ""
+    cloned_entries: int = 0
+
+    @property
+    def begins_with(self) -> str:
+        """The root catalog of what the transaction changes."""
+        return self.clone or self.root_hash
 
     def public(self) -> dict[str, object]:
         """Return what everybody may know."""
@@ -79,16 +91,23 @@ class Session:
 
 
 def open_transaction(
-    environment: Environment, name: str, path: str = "", *, retry_timeout: int | None = None
+    environment: Environment,
+    name: str,
+    path: str = "",
+    *,
+    retry_timeout: int | None = None,
+    template: Template | None = None,
 ) -> Session:
     """Take the repository's lease and note the session.
 
     :param path: a directory of the repository, outside which the transaction may not publish
     :param retry_timeout: seconds to wait for somebody else's lease to end; 0 waits for ever, None not at all
+    :param template: what to copy, before anything else
     :raises InTransaction: when this release manager has a transaction open already
     :raises LeaseHeld: when somebody else has
     :raises WhitelistExpired: when what would be published could not be signed
     :raises PathNotFound, NotADirectory: when `path` is no directory of the repository
+    :raises TemplateError: when the template cannot be copied
     """
     settings = environment.settings(name)
     directory = parse(path)
@@ -110,7 +129,7 @@ def open_transaction(
         try:
             _write(file, session, exclusive=True)
             _acquire(repository.store, session, retry_timeout)
-            return _begin_with_newest(environment, settings, session, file)
+            return _begin_with_newest(environment, settings, session, file, template)
         except (InTransaction, ConfigurationError):
             raise  # the session file is not ours
         except BaseException as error:
@@ -262,11 +281,22 @@ def kept_alive(lease: Lease) -> Iterator[None]:
         thread.join(_PATIENCE)
 
 
-def _begin_with_newest(environment: Environment, settings: ServerConfig, session: Session, file: Path) -> Session:
+def _begin_with_newest(
+    environment: Environment, settings: ServerConfig, session: Session, file: Path, template: Template | None
+) -> Session:
     """Note the revision that is there now that nobody else can publish; another may have come while we waited."""
     with environment.open(session.repository, settings) as repository:
         manifest = repository.manifest
-    session = dataclasses.replace(session, revision=manifest.revision, root_hash=manifest.root_hash.hex)
+        session = dataclasses.replace(session, revision=manifest.revision, root_hash=manifest.root_hash.hex)
+        if template is not None:
+            with environment.scratch(settings) as scratch:
+                copied = clone(repository, manifest.root_hash, template, parse(session.path), scratch)
+            session = dataclasses.replace(
+                session,
+                clone=copied.root_hash.hex,
+                cloned=os.fsdecode(template.target),
+                cloned_entries=copied.entries,
+            )
     _write(file, session, exclusive=False)
     return session
 

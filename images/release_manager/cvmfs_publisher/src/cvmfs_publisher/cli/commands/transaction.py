@@ -2,7 +2,7 @@
 """Open a transaction.
 
 Exit codes as upstream's: 17 a transaction is open here already, 16 somebody else has one open, 22 the whitelist has
-expired, 2 the path does not exist, 20 the path is not a directory.
+expired or the template cannot be copied, 2 the path does not exist, 20 the path is not a directory.
 """
 
 from __future__ import annotations
@@ -11,8 +11,18 @@ import argparse
 import errno
 import sys
 
-from ...errors import InTransaction, LeaseHeld, NotADirectory, PathNotFound, PublisherError, WhitelistExpired
+from ...errors import (
+    InTransaction,
+    LeaseHeld,
+    NotADirectory,
+    PathNotFound,
+    PublisherError,
+    TemplateError,
+    UsageError,
+    WhitelistExpired,
+)
 from ...operations.environment import Environment
+from ...operations.template import Template
 from ...operations.transaction import open_transaction
 from .. import output
 from ..arguments import add_json, repository_and_path, whole_number
@@ -23,6 +33,7 @@ _EXIT_CODES: dict[type[PublisherError], int] = {
     WhitelistExpired: errno.EINVAL,
     PathNotFound: errno.ENOENT,
     NotADirectory: errno.ENOTDIR,
+    TemplateError: errno.EINVAL,
 }
 
 
@@ -34,20 +45,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="wait that long for somebody else's transaction to end; 0 waits for ever",
     )
+    parser.add_argument(
+        "-T",
+        "--template",
+        metavar="FROM=TO",
+        help="begin with a copy of the directory FROM at TO; content is not copied",
+    )
+    parser.add_argument("-U", "--template-from", metavar="FROM", help="with -V, instead of -T")
+    parser.add_argument("-V", "--template-to", metavar="TO", help="with -U, instead of -T")
     add_json(parser)
     parser.add_argument("repository", nargs="?", metavar="FQRN", help="repository name")
+
+
+def _template(options: argparse.Namespace) -> Template | None:
+    """Return the template that the options name.
+
+    :raises UsageError: when they do not fit together
+    """
+    source, target = options.template_from, options.template_to
+    if options.template is not None:
+        if source is not None or target is not None:
+            raise UsageError("-T excludes -U and -V", remedy="Use either")
+        source, equals, target = options.template.partition("=")
+        if not equals or "=" in target:
+            raise UsageError(
+                f"{options.template!r} is not of the form FROM=TO", remedy="With '=' in a name, use -U FROM -V TO"
+            )
+    if source is None and target is None:
+        return None
+    if not source or not target:
+        raise UsageError("A template needs both directories", remedy="Name them: -U FROM -V TO, or -T FROM=TO")
+    return Template.parse(source, target)
 
 
 def run(options: argparse.Namespace) -> int:
     environment = Environment.of_process()
     name, path = repository_and_path(options.repository)
+    template = _template(options)
     try:
-        session = open_transaction(environment, environment.resolve(name), path, retry_timeout=options.retry_timeout)
+        session = open_transaction(
+            environment, environment.resolve(name), path, retry_timeout=options.retry_timeout, template=template
+        )
     except tuple(_EXIT_CODES) as error:
         print(f"cvmfs_server transaction: {error}", file=sys.stderr)
         return _EXIT_CODES[type(error)]
     if options.json:
         output.print_json(session.public())
     else:
-        print(f"Opened transaction {session.id} on {session.repository}, revision {session.revision}.")
+        copied = f" /{session.cloned} has {session.cloned_entries} copied entries." if session.cloned else ""
+        print(f"Opened transaction {session.id} on {session.repository}, revision {session.revision}.{copied}")
     return 0
