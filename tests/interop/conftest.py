@@ -28,6 +28,7 @@ _HERE = Path(__file__).parent
 
 
 _SKIPPED = pytest.StashKey[str]()
+_REPORTED = pytest.StashKey[list[str]]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -44,6 +45,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """Say so, also where reasons are not asked for."""
     if _SKIPPED in config.stash:
         terminalreporter.write_line(config.stash[_SKIPPED], yellow=True)
+    for line in config.stash.get(_REPORTED, []):
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def report(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """A function that says something at the end of the session."""
+    return request.config.stash.setdefault(_REPORTED, []).append
 
 
 @pytest.fixture(scope="session", autouse=True)

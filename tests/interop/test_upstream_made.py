@@ -179,7 +179,7 @@ def chunks_of(repository: Published, place: Place, scratch: Path, path: bytes) -
 
 
 def test_files_are_cut_at_the_same_places(
-    upstream: Upstream, new_upstream: NewUpstream, adopt: Adopt, served: Directory, tmp_path: Path
+    new_upstream: NewUpstream, adopt: Adopt, served: Directory, tmp_path: Path
 ) -> None:
     """And so equal content in them is stored once, whoever publishes it."""
     theirs = new_upstream(served)

@@ -280,6 +280,10 @@ class Repository(Published):
             raise
         self.server("publish", *options)
 
+    def knows_reflog(self) -> None:
+        """Let this machine know of the reflog that somebody else wrote."""
+        (SPOOL / self.name / "reflog.chksum").write_text(self.reflog_hash())
+
     def check(self) -> None:
         """Check the repository, and repair this machine's knowledge of its reflog if somebody else published."""
         self.server("check", "-r", stdin="y\n")
