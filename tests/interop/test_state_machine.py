@@ -58,14 +58,19 @@ class Judge:
         """Let both look at the newest revision, and compare what they see with each other and with the truth."""
         self.upstream.check(self.native)
         self.native.check()
-        self.mount.update()
-        manifest = self.native.manifest()
-        assert self.mount.attribute("revision") == manifest["S"]
-        shown = read_mount(self.mount.path)
-        root = ContentHash.parse(manifest["C"]).with_suffix("C")
+        root = ContentHash.parse(self.native.manifest()["C"]).with_suffix("C")
         with tempfile.TemporaryDirectory(dir=self.scratch) as directory:
-            assert not differences(shown, read_catalogs(self.store, root, Path(directory)))
-        assert not differences(read_directory(shadow), shown)
+            found = read_catalogs(self.store, root, Path(directory))
+        assert not differences(read_directory(shadow), found, ignore=["nlink"])
+        self.mount.update()
+        assert self.mount.attribute("root_hash") == root.hex
+        shown = read_mount(self.mount.path)
+        if differences(shown, found):
+            # It may still number names as in the revision before, so that hard links are none, or files are
+            self.done["remounted"] += 1
+            with self.upstream.mount(self.native) as mount:
+                shown = read_mount(mount.path)
+        assert not differences(shown, found)
 
 
 class Steps(RuleBasedStateMachine):
