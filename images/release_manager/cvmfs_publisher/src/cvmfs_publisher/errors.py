@@ -22,6 +22,17 @@ class PublisherError(Exception):
         return f"{self.message}. {self.remedy}." if self.remedy else f"{self.message}."
 
 
+class HookFailed(PublisherError):
+    """A site's own server hook failed.
+
+    :param exit_code: the hook's, which becomes that of the subcommand
+    """
+
+    def __init__(self, message: str, *, remedy: str | None = None, exit_code: int) -> None:
+        super().__init__(message, remedy=remedy)
+        self.exit_code = exit_code
+
+
 class UsageError(PublisherError):
     """The command line, or a document given on it, is not of the documented form."""
 

@@ -37,6 +37,7 @@ PUBLISH = {
     "changed": bool,
     "dry_run": bool,
     "tag": (str, type(None)),
+    "branch": (str, type(None)),
     "added": int,
     "modified": int,
     "removed": int,
@@ -58,6 +59,13 @@ TAG = {
     "branch": str,
 }
 TRANSACTION = {"id": str, "repository": str, "path": str, "revision": int, "opened": str}
+CHECKOUT = {
+    "repository": str,
+    "tag": (str, type(None)),
+    "root_hash": (str, type(None)),
+    "branch": (str, type(None)),
+    "is_new": bool,
+}
 LISTED = {"repository": str, "type": str, "storage_type": str, "transaction": (dict, type(None)), "remarks": list}
 
 DOCUMENTS: list[tuple[str, dict[str, Any]]] = [
@@ -85,8 +93,23 @@ DOCUMENTS: list[tuple[str, dict[str, Any]]] = [
     ("tag --json -i stable", TAG),
     ("tag --json -l", {"repository": str, "tags": list}),
     ("tag --json", {"repository": str, "tags": list}),
+    ("tag --json -b", {"repository": str, "branches": list}),
+    ("diff --json", {"repository": str, "from": TAG, "to": TAG, "counters": dict, "differences": list}),
+    ("checkout --json -b fix -t v2", CHECKOUT),
+    ("checkout --json", CHECKOUT),
+    ("ingest --json --directory SOURCE -b third -a v3", PUBLISH),
+    ("rollback --json -f -t v2", {
+        "repository": str,
+        "revision": int,
+        "root_hash": str,
+        "previous_revision": int,
+        "previous_root_hash": str,
+        "tag": str,
+        "removed": list,
+        "warnings": list,
+    }),
     ("tag --json -f -r stable -r v2", {"repository": str, "removed": list}),
-    ("resign --json", {"repository": str, "expires": str}),
+    ("resign --json", {"repository": str, "expires": str, "fingerprints": list}),
     ("resign --json -p", {"repository": str, "revision": int}),
     ("check --json -i", {
         "repository": str,

@@ -577,6 +577,14 @@ class WritableCatalog(Catalog):
         with self._changes() as connection:
             connection.execute("DELETE FROM nested_catalogs WHERE path = CAST(? AS TEXT)", (b"/" + path,))
 
+    def set_bind_mountpoint(self, reference: NestedReference) -> None:
+        """Add or change the reference to the revision that a bind mountpoint shows."""
+        with self._changes() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO bind_mountpoints VALUES (CAST(? AS TEXT), ?, ?)",
+                (b"/" + reference.path, reference.hash.hex, reference.size),
+            )
+
     def remove_bind_mountpoints_below(self, path: bytes) -> None:
         """Remove the references of bind mountpoints at or below `path`."""
         for reference in self.bind_mountpoints():

@@ -130,6 +130,12 @@ class CatalogTree:
         """Return the catalog that holds the content of the directory `path`, for use until the next call."""
         return self._load(self._host(path))
 
+    def reference(self, path: bytes) -> NestedReference | None:
+        """Return the reference to the nested catalog that begins at `path`; None when there is none, or it is new."""
+        host = self._host(paths.parent(path))
+        self._load(host)
+        return host.references.get(path)
+
     def catalogs_around(self, directories: Iterable[bytes], budget: int) -> Iterator[Catalog]:
         """Yield the catalogs with the content of `directories` and those nested below, each once, nearest first.
 

@@ -285,6 +285,19 @@ class WritableCatalogTree(CatalogTree):
         """Return the directories of the catalogs that a commit would write, nested ones before those above them."""
         return [node.path for level in reversed(self._changed_levels()) for node in level]
 
+    def bind(self, path: bytes, entry: DirectoryEntry, root: NestedReference) -> None:
+        """Add `path`, which must not exist, as a directory that shows the root of another revision.
+
+        :param entry: the other revision's root directory
+        :param root: its root catalog; the path in it does not count
+        :raises UsageError: as for `add`
+        """
+        self._require_directory(path)
+        entry = replace(entry, name=paths.name(path), xattrs={}, is_nested_root=False, is_bind_mountpoint=True)
+        if not self._insert(path, entry):
+            raise UsageError(f"/{paths.display(path)} exists already", remedy="Remove it first")
+        self._change(self._host(paths.parent(path))).set_bind_mountpoint(replace(root, path=path))
+
     def set_root_property(self, key: str, value: str | None) -> None:
         """Set a property of the root catalog, such as ``TTL``; None removes it."""
         self._change(self._root).set_property(key, value)

@@ -73,6 +73,16 @@ def add_repository(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_repository_or_url(parser: argparse.ArgumentParser) -> None:
+    """Declare the one repository that a subcommand reads, which may be somebody else's."""
+    parser.add_argument(
+        "repository",
+        nargs="?",
+        metavar="FQRN",
+        help="fully qualified repository name, or the repository's URL; optional if only one is configured",
+    )
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Declare the option for programs that read the result."""
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document on standard output")

@@ -17,6 +17,7 @@ from ..content.hash import ContentHash
 from ..errors import UsageError
 from ..operations.publish import PublishResult
 from ..operations.rewrite import RewriteResult
+from ..operations.tags import BranchLevel
 from ..paths import display
 from ..repository.history import Tag
 
@@ -98,6 +99,9 @@ def print_publish(result: PublishResult, *, json: bool, verbose: bool) -> None:
         print(f"{result.repository}: {changes}; nothing was published.")
     elif not result.changed:
         print(f"{result.repository}: nothing changed, revision {result.revision} stays.")
+    elif result.branch:
+        print(f"{result.repository}: published {result.tag} on the branch {result.branch}: {changes}.")
+        print("Reset to trunk on default branch")
     else:
         tagged = f", tagged {result.tag}" if result.tag else ""
         print(f"{result.repository}: published revision {result.revision}{tagged}: {changes}.")
@@ -127,26 +131,58 @@ def print_tag(tag: Tag, *, machine_readable: bool) -> None:
     print(
         f"Name:         {tag.name}\n"
         f"Revision:     {tag.revision}\n"
-        f"Timestamp:    {_time(tag)}\n"
+        f"Timestamp:    {stringify_time(tag.timestamp)}\n"
         f"Branch:       {tag.branch}\n"
         f"Root Hash:    {tag.root_hash.hex}\n"
-        f"Catalog Size: {tag.size} Byte\n"
+        f"Catalog Size: {_size(tag.size)}\n"
         f"{tag.description}"
     )
 
 
 def print_tags(tags: Sequence[Tag], *, machine_readable: bool) -> None:
-    """Print all tags, newest first, as a table or as lines of fields."""
+    """Print all tags: as upstream's table, which ends with the newest, or as lines of fields, newest first."""
     if machine_readable:
         for tag in tags:
             print(_fields(tag))
         return
     header = ("Name", "Revision", "Timestamp", "Branch", "Description")
-    rows = [(tag.name, str(tag.revision), _time(tag), tag.branch, tag.description) for tag in tags]
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    for row in [header, tuple("─" * width for width in widths), *rows]:
-        print(" │ ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    rows = [
+        (tag.name, str(tag.revision), stringify_time(tag.timestamp), tag.branch, tag.description)
+        for tag in reversed(tags)
+    ]
+    widths = [max(len(row[column].encode()) for row in [header, *rows]) for column in range(len(header) - 1)]
+    widths[2] = max(widths[2], len(header[4]))  # upstream's table is at least that wide
+    name, revision, timestamp, branch = widths
+    rules = [*("─" * width for width in widths), "─" * (len(header[4]) + 1)]
+    print(" │ ".join([*(_padded(cell, width) for cell, width in zip(header, widths, strict=False)), header[4]]))
+    print("─┼─".join(rules))
+    for row in rows:
+        cells = (
+            _padded(row[0], name),
+            row[1].rjust(revision),
+            _padded(row[2], timestamp),
+            _padded(row[3], branch),
+            row[4],
+        )
+        print(" │ ".join(cells))
+    print("─┴─".join(rules))
     print(f"listing contains {len(rows)} tags")
+
+
+def print_branches(branches: Sequence[BranchLevel], *, machine_readable: bool) -> None:
+    """Print the hierarchy of branches as upstream does."""
+    for branch in branches:
+        if machine_readable:
+            print(f"[{branch.level}] {' ' * branch.level}{branch.branch} @{branch.initial_revision}")
+        else:
+            tree = "".join("├ " if level == branch.level else "│ " for level in range(1, branch.level + 1))
+            print(f"{tree}{branch.branch} @{branch.initial_revision}")
+
+
+def stringify_time(timestamp: int) -> str:
+    """Return a point in time as upstream writes it, in UTC."""
+    moment = datetime.datetime.fromtimestamp(timestamp, datetime.UTC)
+    return f"{moment.day} {moment:%b %Y %H:%M:%S}"
 
 
 def _fields(tag: Tag) -> str:
@@ -154,6 +190,13 @@ def _fields(tag: Tag) -> str:
     return f"{tag.name} {tag.root_hash.hex} {tag.size} {tag.revision} {tag.timestamp} {branch} {tag.description}"
 
 
-def _time(tag: Tag) -> str:
-    moment = datetime.datetime.fromtimestamp(tag.timestamp, datetime.UTC)
-    return f"{moment.day} {moment:%b %Y %H:%M:%S}"
+def _size(size: int) -> str:
+    for exponent, unit in ((3, "GiB"), (2, "MiB"), (1, "kiB")):
+        if size > 1024**exponent:
+            return f"{size / 1024**exponent:.3f} {unit}"
+    return f"{size} Byte"
+
+
+def _padded(text: str, width: int) -> str:
+    """Pad a text to that many bytes, as upstream counts."""
+    return text + " " * (width - len(text.encode()))

@@ -96,9 +96,7 @@ class Environment:
         """Open the repository as clients do, at ``CVMFS_STRATUM0``; what does not answer at once is given up."""
         authorities = self._authorities(settings)
         context = tls_context(authorities.get("X509_CERT_BUNDLE"), authorities.get("X509_CERT_DIR"))
-        return HttpStore(
-            settings.require("CVMFS_STRATUM0"), timeout=10, retry=RetryPolicy(total=0), context=context
-        )
+        return HttpStore(settings.require("CVMFS_STRATUM0"), timeout=10, retry=RetryPolicy(total=0), context=context)
 
     @staticmethod
     def _authorities(settings: ServerConfig) -> dict[str, str]:
@@ -125,6 +123,32 @@ class Environment:
             yield Repository.open(name, store, load_public_keys(self.public_keys(settings)))
         finally:
             store.close()
+
+    def resolve_for_reading(self, name: str | None) -> str:
+        """Return a repository's URL as it is, and else as `resolve`."""
+        return name if name is not None and "://" in name else self.resolve(name)
+
+    @contextlib.contextmanager
+    def open_for_reading(self, name: str, keychain: Path | None = None) -> Iterator[Repository]:
+        """Open a repository that is configured here, or any other by its URL; the latter needs no credentials.
+
+        :param name: fully qualified name, or URL of the repository's root, as clients have it
+        :param keychain: public master key, or a directory with it; by default the one in the key directory
+        :raises PublisherError: as `open`
+        """
+        if "://" not in name and keychain is None:
+            with self.open(name) as repository:
+                yield repository
+            return
+        if "://" in name:
+            store: ObjectStore = HttpStore(name, notify=self._notify)
+            name = check_repository_name(name.rstrip("/").rpartition("/")[2])
+        else:
+            store = self.store(self.settings(name))
+        with contextlib.closing(store):
+            directory = keychain or self.keys_dir
+            key = directory / f"{name}.pub" if directory.is_dir() else directory
+            yield Repository.open(name, store, load_public_keys([key]))
 
     def repository_key(self, name: str) -> RepositoryKey:
         """Read the key that signs the repository's manifests."""

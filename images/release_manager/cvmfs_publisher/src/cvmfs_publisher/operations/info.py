@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..content import ContentHash
 from ..errors import PublisherError
+from .checked_out import find_checkout
 from .environment import Environment
 from .transaction import find_session
 
@@ -89,6 +90,9 @@ def _listed(environment: Environment, name: str) -> ListedRepository:
         if session is not None:
             transaction = session.public()
             remarks.append("in transaction")
+        checkout = find_checkout(environment, settings)
+        if checkout is not None:
+            remarks.append(f"[checked out tag '{checkout.tag}' on branch '{checkout.branch}']")
         with environment.open(name, settings) as repository:
             if repository.whitelist.remaining().total_seconds() <= 0:
                 remarks.append("whitelist expired")

@@ -11,23 +11,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..catalog import WritableCatalogTree
+from ..catalog import CatalogTree, WritableCatalogTree
 from ..changes.change_set import ChangeSet, Content
 from ..changes.limits import Limits
 from ..changes.options import Balance
 from ..changes.owner_map import Owners
-from ..content import Chunking, Compression, ContentHash, ContentPipeline, HashAlgorithm, HashSuffix, put_object
-from ..errors import ConcurrentPublish, ConfigurationError, UsageError
+from ..content import Chunking, Compression, ContentHash, ContentPipeline, HashSuffix
+from ..errors import ConcurrentPublish, ConfigurationError, RepositoryError, UsageError
 from ..paths import ROOT, display, is_below, parse
 from ..progress import Progress
 from ..repository import History, Lease, Manifest, Repository, ServerConfig, Tag
 from ..repository.history import check_description
 from ..storage import ObjectStore
 from .apply import ApplyOptions, ChangeReport, ContentDone, apply_changes
+from .checked_out import Checkout, find_checkout, forget_checkout
 from .dates import point_in_time
 from .environment import Environment
+from .hooks import Hook, call_hook
 from .known import KnownObjects
 from .properties import choose_requirement, requirement_of, set_properties, with_settings
+from .revision import commit_catalogs, hash_algorithm
+from .snapshots import are_outdated, settle, update_snapshots
 from .transaction import (
     Session,
     close_session,
@@ -40,7 +44,6 @@ from .transaction import (
 
 _UNSUPPORTED = {
     "CVMFS_GENERATE_LEGACY_BULK_CHUNKS": "Clients since 2.1.7 do not need them",
-    "CVMFS_VIRTUAL_DIR": "Use tags",
 }
 """Settings that would change what is published, which this engine does not have, and what to do instead."""
 
@@ -91,6 +94,7 @@ class PublishResult:
 
     :param revision: the newest revision now
     :param changed: whether there is, or would be, a new revision
+    :param branch: where it went; None for the main line
     :param files: regular files whose content was read
     :param bytes: of their content
     :param new_objects: objects that were uploaded, without catalogs and the like
@@ -104,6 +108,7 @@ class PublishResult:
     changed: bool
     dry_run: bool
     tag: str | None
+    branch: str | None
     added: int
     modified: int
     removed: int
@@ -124,6 +129,7 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
 
     :raises NotInTransaction, LeaseHeld: when there is no transaction, or its lease is lost
     :raises ConcurrentPublish: when somebody has published although the lease was ours
+    :raises HookFailed: when a hook fails; after the last one the revision is published all the same
     :raises PublisherError: when something else is wrong with sources, storage, keys or configuration
     """
     started = time.monotonic()
@@ -135,6 +141,12 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
         base = repository.manifest
         key = environment.repository_key(name)
         repository.require_signer(key)
+        checkout = find_checkout(environment, settings)
+        if (checkout.root_hash.hex if checkout else "") != session.checkout:
+            raise RepositoryError(
+                f"Something else was checked out since the transaction of {name} was opened",
+                remedy=f"Begin anew: cvmfs_server abort -f {name}",
+            )
         if base.root_hash.hex != session.root_hash:
             raise ConcurrentPublish(
                 f"{name} is at revision {base.revision}; the transaction began with revision {session.revision}",
@@ -142,8 +154,9 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
             )
         manifest = _next_manifest(base, settings, options)
         history = repository.history()
-        tag = _choose_tag(history, settings, options)
-        oldest_tag = _oldest_auto_tag(settings)
+        tag = _choose_tag(history, settings, options, checkout)
+        _oldest_auto_tag(settings)
+        call_hook(environment, name, Hook.PUBLISH_BEFORE)
         lease = Lease.resume(repository.store, name, session.token)
         lease.renew()  # before the long part: nobody can take it in the meantime, expired as it may be
         warnings = _doubts(settings, options)
@@ -156,7 +169,7 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
                         repository,
                         settings,
                         options,
-                        known=KnownObjects(repository.store, base.root_hash, changes, scratch),
+                        known=KnownObjects(repository.store, _root(session.begins_with), changes, scratch),
                         progress=progress,
                         scratch=scratch,
                     ) as pipeline,
@@ -167,21 +180,36 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
                     report = apply_changes(tree, pipeline, changes, apply_options)
                 current_requirement = requirement_of(tree)
                 requirement = choose_requirement(current_requirement, settings, options.authz_file)
-                changed = _is_change(report, base, manifest, options) or requirement != current_requirement
+                changed = (
+                    _is_change(report, base, manifest, options)
+                    or requirement != current_requirement
+                    or are_outdated(tree, history, settings)
+                )
                 if changed:
                     set_properties(tree, manifest.ttl, requirement)
-                    manifest = commit_catalogs(
-                        repository,
-                        tree,
-                        manifest,
-                        hash_algorithm(base, settings),
-                        timestamp,
-                        previous=base.root_hash if session.clone else None,
-                    )
-                    manifest = _tag(repository, manifest, history, oldest_tag, tag, options.tag_description, timestamp)
-                    warnings += repository.commit(manifest, key, lease=lease)
+                    if checkout is not None:
+                        manifest, tagged = _commit_to_branch(
+                            repository, tree, history, settings, options, checkout, timestamp, scratch
+                        )
+                    else:
+                        manifest, tagged = _commit(
+                            repository,
+                            tree,
+                            manifest,
+                            history,
+                            settings,
+                            options,
+                            tag,
+                            timestamp,
+                            scratch,
+                            previous=base.root_hash if session.clone else None,
+                        )
+                    warnings += repository.commit(manifest, key, lease=lease, tagged=tagged)
         warnings += close_session(environment, settings, session, lease)
-        return _result(repository, base, report, changed, tag if changed else None, started, warnings)
+        forget_checkout(environment, settings)
+        result = _result(repository, base, report, changed, tag if changed else None, checkout, started, warnings)
+    call_hook(environment, name, Hook.PUBLISH_AFTER)
+    return result
 
 
 def preview(environment: Environment, name: str, changes: ChangeSet, options: PublishOptions) -> PublishResult:
@@ -193,14 +221,16 @@ def preview(environment: Environment, name: str, changes: ChangeSet, options: Pu
     settings = environment.settings(name)
     _refuse_unsupported(settings)
     with environment.open(name, settings) as repository, environment.scratch(settings) as scratch:
-        base = repository.manifest
+        base, history = repository.manifest, repository.history()
+        checkout = find_checkout(environment, settings)
         manifest = _next_manifest(base, settings, options)
-        tag = _choose_tag(repository.history(), settings, options)
+        tag = _choose_tag(history, settings, options, checkout)
         _oldest_auto_tag(settings)
         with contextlib.ExitStack() as stack:
             session = _template_session(environment, settings, base)
-            root = _root(session.begins_with) if session else base.root_hash
-            tree = stack.enter_context(WritableCatalogTree(repository.store, root, scratch))
+            root_hash = checkout.root_hash if checkout else base.root_hash
+            root_hash = _root(session.begins_with) if session else root_hash
+            tree = stack.enter_context(WritableCatalogTree(repository.store, root_hash, scratch))
             # All content is said to be known, so that none is stored. Most often, none is even read.
             pipeline = _pipeline(repository, settings, options, known=lambda _: True, progress=None, scratch=scratch)
             if options.checksum:
@@ -208,8 +238,10 @@ def preview(environment: Environment, name: str, changes: ChangeSet, options: Pu
             apply_options = _apply_options(environment, settings, options, repository.store, scratch, None, session)
             report = apply_changes(tree, pipeline if options.checksum else None, changes, apply_options)
             requirement = requirement_of(tree)
-            changed = _is_change(report, base, manifest, options) or requirement != choose_requirement(
-                requirement, settings, options.authz_file
+            changed = (
+                _is_change(report, base, manifest, options)
+                or requirement != choose_requirement(requirement, settings, options.authz_file)
+                or are_outdated(tree, history, settings)
             )
         return _result(
             repository,
@@ -217,6 +249,7 @@ def preview(environment: Environment, name: str, changes: ChangeSet, options: Pu
             report,
             changed,
             tag if changed else None,
+            checkout,
             started,
             _doubts(settings, options),
             dry_run=True,
@@ -233,7 +266,7 @@ def ingest(
     """
     if dry_run:
         return preview(environment, name, changes, options)
-    session = open_transaction(environment, name)
+    session = open_transaction(environment, name, hooks=False)
     try:
         return publish(environment, name, changes, replace(options, transaction_id=session.id))
     except BaseException as error:
@@ -287,12 +320,19 @@ def _is_change(report: ChangeReport, base: Manifest, manifest: Manifest, options
     return report.changed or wanted or replace(manifest, revision=base.revision) != base
 
 
-def _choose_tag(history: History, settings: ServerConfig, options: PublishOptions) -> str | None:
+def _choose_tag(
+    history: History, settings: ServerConfig, options: PublishOptions, checkout: Checkout | None
+) -> str | None:
     """Return the new revision's tag, having refused one that cannot be given."""
     check_description(options.tag_description)
     if options.tag is not None:
         history.require_new(options.tag)
         return options.tag
+    if checkout is not None:
+        raise UsageError(
+            f"A new revision of the branch {checkout.branch} needs a tag, as nothing else leads to it",
+            remedy="Add -a with a new name",
+        )
     if settings.flag("CVMFS_AUTO_TAG", default=True):
         return history.new_auto_tag_name(int(time.time()))
     return None
@@ -317,14 +357,6 @@ def _pipeline(
         progress=progress,
         scratch=scratch,
     )
-
-
-def hash_algorithm(base: Manifest, settings: ServerConfig) -> HashAlgorithm:
-    """Return what new objects are named by; where the configuration does not say, it stays as it is.
-
-    As upstream's, a repository's algorithm can change: old objects keep their names, which tell the algorithm.
-    """
-    return settings.hash_algorithm if settings.get("CVMFS_HASH_ALGORITHM") else base.root_hash.algorithm
 
 
 def _compression(settings: ServerConfig, options: PublishOptions) -> Compression:
@@ -414,40 +446,29 @@ def _limits(settings: ServerConfig) -> Limits:
     )
 
 
-def commit_catalogs(
+def _commit(
     repository: Repository,
     tree: WritableCatalogTree,
     manifest: Manifest,
-    algorithm: HashAlgorithm,
-    timestamp: int,
-    *,
-    previous: ContentHash | None = None,
-) -> Manifest:
-    """Upload the changed catalogs, and return the manifest with them; it still lacks history and signature.
-
-    The root catalog's hash decides which algorithm everything else in the revision is named by.
-
-    :param previous: the root catalog of the revision before; by default the one that the tree began with
-    """
-
-    def put(data: bytes) -> tuple[ContentHash, int]:
-        return put_object(repository.store, data, HashSuffix.CATALOG, algorithm)
-
-    committed = tree.commit(put, manifest.revision, timestamp, previous)
-    return replace(manifest, root_hash=committed.root_hash, catalog_size=committed.root_size)
-
-
-def _tag(
-    repository: Repository,
-    manifest: Manifest,
     history: History,
-    oldest_auto_tag: int,
+    settings: ServerConfig,
+    options: PublishOptions,
     tag: str | None,
-    description: str,
     timestamp: int,
-) -> Manifest:
-    """Upload the history with the new revision in it, and return the manifest that refers to it."""
-    history.remove_auto_tags(before=oldest_auto_tag)
+    scratch: Path,
+    *,
+    previous: ContentHash | None,
+) -> tuple[Manifest, list[ContentHash]]:
+    """Upload the catalogs and the history of a new revision of the main line.
+
+    :param previous: root catalog of the revision before, if that is not what the tree was opened with
+    :returns: the manifest, still to be signed, and the root catalogs that the history has and the manifest has not
+    """
+    history.remove_auto_tags(before=_oldest_auto_tag(settings))
+    update_snapshots(repository.store, tree, history, settings, scratch)
+    algorithm = hash_algorithm(repository.manifest, settings)
+    manifest = commit_catalogs(repository, tree, manifest, algorithm, timestamp, previous=previous)
+    tagged = []
     if tag is not None:
         history.add(
             Tag(
@@ -456,11 +477,55 @@ def _tag(
                 size=manifest.catalog_size,
                 revision=manifest.revision,
                 timestamp=timestamp,
-                description=description,
+                description=options.tag_description,
             )
         )
+        tagged.append(manifest.root_hash)
+        manifest = settle(repository, tree, manifest, history, settings, timestamp, scratch, revision=options.revision)
     history.set_trunk(manifest.root_hash, manifest.catalog_size, manifest.revision, timestamp)
-    return replace(manifest, history=repository.put_history(history, manifest.root_hash.algorithm))
+    return replace(manifest, history=repository.put_history(history, manifest.root_hash.algorithm)), tagged
+
+
+def _commit_to_branch(
+    repository: Repository,
+    tree: WritableCatalogTree,
+    history: History,
+    settings: ServerConfig,
+    options: PublishOptions,
+    checkout: Checkout,
+    timestamp: int,
+    scratch: Path,
+) -> tuple[Manifest, list[ContentHash]]:
+    """Upload the catalogs of a new revision of a branch, and the history that leads to it.
+
+    The main line stays as it is, but for the new snapshot if it shows snapshots.
+
+    :param tree: begun with what is checked out, or a copy made in it
+    :returns: as `_commit`
+    """
+    base = repository.manifest
+    with CatalogTree(repository.store, checkout.root_hash, scratch) as start:
+        revision = options.revision or start.catalog(ROOT).revision + 1
+    algorithm = hash_algorithm(base, settings)
+    head = replace(base, revision=revision)
+    head = commit_catalogs(repository, tree, head, algorithm, timestamp, previous=checkout.root_hash)
+    history.add_branch(checkout.branch, checkout.previous_branch, revision)
+    history.add(
+        Tag(
+            name=options.tag or "",
+            root_hash=head.root_hash,
+            size=head.catalog_size,
+            revision=revision,
+            timestamp=timestamp,
+            description=options.tag_description,
+            branch=checkout.branch,
+        )
+    )
+    with WritableCatalogTree(repository.store, base.root_hash, scratch) as trunk:
+        manifest = settle(repository, trunk, base, history, settings, timestamp, scratch)
+    if manifest.revision != base.revision:
+        history.set_trunk(manifest.root_hash, manifest.catalog_size, manifest.revision, timestamp)
+    return replace(manifest, history=repository.put_history(history, manifest.root_hash.algorithm)), [head.root_hash]
 
 
 def _oldest_auto_tag(settings: ServerConfig) -> int:
@@ -495,6 +560,7 @@ def _result(
     report: ChangeReport,
     changed: bool,
     tag: str | None,
+    checkout: Checkout | None,
     started: float,
     warnings: list[str],
     *,
@@ -508,6 +574,7 @@ def _result(
         changed=changed,
         dry_run=dry_run,
         tag=tag,
+        branch=checkout.branch if checkout is not None else None,
         added=report.added.count,
         modified=report.modified.count,
         removed=report.removed.count,

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from ..catalog import WritableCatalogTree
 from ..catalog.catalog import WritableCatalog
 from ..content import ContentHash
+from .checked_out import refuse_checked_out
 from .environment import Environment
-from .publish import commit_catalogs, hash_algorithm
+from .revision import commit_catalogs, hash_algorithm
 from .transaction import exclusive
 
 
@@ -53,6 +54,7 @@ def rewrite(
     :raises PublisherError: when something is wrong with storage, keys or configuration
     """
     settings = environment.settings(name)
+    refuse_checked_out(environment, settings, "The newest revision")
     key = environment.repository_key(name)
     with (
         contextlib.closing(environment.store(settings)) as store,

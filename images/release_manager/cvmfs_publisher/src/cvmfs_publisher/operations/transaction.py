@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..catalog import CatalogTree
+from ..content import ContentHash, HashSuffix
 from ..errors import (
     ConfigurationError,
     EndpointUnreachable,
@@ -39,7 +40,9 @@ from ..paths import ROOT, display, parse
 from ..repository import Lease, Repository, ServerConfig
 from ..repository.lease import CLOCK_MARGIN, LIFETIME, break_lease, new_session
 from ..storage import ObjectStore
+from .checked_out import find_checkout
 from .environment import Environment
+from .hooks import Hook, call_hook
 from .template import Template, clone
 
 _SESSION_FILE = "transaction.json"
@@ -54,13 +57,11 @@ class Session:
 
     :param id: public name of the transaction
     :param path: the part of the repository that it is for; empty for all
-    :param revision: the revision that it began with
+    :param revision: the repository's newest revision when it began
     :param root_hash: that revision's root catalog
     :param opened: seconds since 1970
     :param token: proves the lease to be ours; secret
-    :param clone: root catalog with the copy that a template transaction begins with; empty in any other
-    :param cloned: the copy, below the repository's root
-    :param cloned_entries: how many entries it has
+        return self.clone or self.checkout or self.root_hash
     """
 
     id: str
@@ -73,11 +74,12 @@ class Session:
     clone: str = ""
     cloned: str = ""
     cloned_entries: int = 0
+    checkout: str = ""
 
     @property
     def begins_with(self) -> str:
         """The root catalog of what the transaction changes."""
-        return self.clone or self.root_hash
+        return self.clone or self.checkout or self.root_hash
 
     def public(self) -> dict[str, object]:
         """Return what everybody may know."""
@@ -97,25 +99,32 @@ def open_transaction(
     *,
     retry_timeout: int | None = None,
     template: Template | None = None,
+    hooks: bool = True,
 ) -> Session:
     """Take the repository's lease and note the session.
 
     :param path: a directory of the repository, outside which the transaction may not publish
     :param retry_timeout: seconds to wait for somebody else's lease to end; 0 waits for ever, None not at all
     :param template: what to copy, before anything else
+    :param hooks: whether to call the server hooks
     :raises InTransaction: when this release manager has a transaction open already
     :raises LeaseHeld: when somebody else has
     :raises WhitelistExpired: when what would be published could not be signed
     :raises PathNotFound, NotADirectory: when `path` is no directory of the repository
     :raises TemplateError: when the template cannot be copied
+    :raises HookFailed: when a hook fails; after the last one the transaction is open all the same
     """
     settings = environment.settings(name)
     directory = parse(path)
     file = _session_file(environment, settings)
     with environment.open(name, settings) as repository:
         repository.whitelist.require_valid()
+        checkout = find_checkout(environment, settings)
+        root_hash = checkout.root_hash if checkout else repository.manifest.root_hash
         if directory != ROOT:
-            _require_directory(environment, settings, repository, directory)
+            _require_directory(environment, settings, repository, root_hash, directory)
+        if hooks:
+            call_hook(environment, name, Hook.TRANSACTION_BEFORE)
         session = Session(
             id=str(uuid.uuid4()),
             repository=name,
@@ -124,18 +133,22 @@ def open_transaction(
             root_hash=repository.manifest.root_hash.hex,
             opened=int(time.time()),
             token=new_session(),
+            checkout=checkout.root_hash.hex if checkout else "",
         )
         # The file first: it keeps a second process of this release manager out. It goes if the lease is not to be had.
         try:
             _write(file, session, exclusive=True)
             _acquire(repository.store, session, retry_timeout)
-            return _begin_with_newest(environment, settings, session, file, template)
+            session = _begin_with_newest(environment, settings, session, file, template)
         except (InTransaction, ConfigurationError):
             raise  # the session file is not ours
         except BaseException as error:
             # Also when we were interrupted after file or lease had been made, and before we heard of it
             discard_session(environment, session, error)
             raise
+    if hooks:
+        call_hook(environment, name, Hook.TRANSACTION_AFTER)
+    return session
 
 
 def current_session(environment: Environment, settings: ServerConfig, transaction_id: str | None = None) -> Session:
@@ -201,6 +214,7 @@ def abort(environment: Environment, name: str, *, transaction_id: str | None = N
     :param transaction_id: abort no other transaction than this
     :param force: break the lease if somebody else, or a session that is lost, has it
     :raises NotInTransaction: when there is nothing to abort
+    :raises HookFailed: when a hook fails; after the last one the transaction has ended all the same
     """
     settings = environment.settings(name)
     with contextlib.closing(environment.store(settings)) as store:
@@ -208,10 +222,12 @@ def abort(environment: Environment, name: str, *, transaction_id: str | None = N
         if session is None and transaction_id is None and force and break_lease(store) is not None:
             return
         session = current_session(environment, settings, transaction_id)
+        call_hook(environment, name, Hook.ABORT_BEFORE)
         # It may have ended already, or gone to somebody else, which is none of our business any more.
         with contextlib.suppress(NotInTransaction, LeaseHeld):
             Lease.resume(store, name, session.token).release()
         _forget(environment, settings, session)
+    call_hook(environment, name, Hook.ABORT_AFTER)
 
 
 @contextlib.contextmanager
@@ -289,8 +305,9 @@ def _begin_with_newest(
         manifest = repository.manifest
         session = dataclasses.replace(session, revision=manifest.revision, root_hash=manifest.root_hash.hex)
         if template is not None:
+            root_hash = ContentHash.parse(session.begins_with).with_suffix(HashSuffix.CATALOG)
             with environment.scratch(settings) as scratch:
-                copied = clone(repository, manifest.root_hash, template, parse(session.path), scratch)
+                copied = clone(repository, root_hash, template, parse(session.path), scratch)
             session = dataclasses.replace(
                 session,
                 clone=copied.root_hash.hex,
@@ -321,10 +338,12 @@ def _acquire(store: ObjectStore, session: Session, retry_timeout: int | None) ->
         time.sleep(min(_RETRY_EVERY, left))
 
 
-def _require_directory(environment: Environment, settings: ServerConfig, repository: Repository, path: bytes) -> None:
+def _require_directory(
+    environment: Environment, settings: ServerConfig, repository: Repository, root_hash: ContentHash, path: bytes
+) -> None:
     with (
         environment.scratch(settings) as scratch,
-        CatalogTree(repository.store, repository.manifest.root_hash, scratch) as tree,
+        CatalogTree(repository.store, root_hash, scratch) as tree,
     ):
         entry = tree.entry(path)
     if entry is None:

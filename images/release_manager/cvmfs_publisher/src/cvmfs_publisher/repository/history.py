@@ -21,6 +21,7 @@ _SCHEMA_REVISION = 3
 _NO_PREVIOUS = "0" * 40  # CernVM-FS expects the property to be there
 
 _TAG_NAME = re.compile(r"[A-Za-z0-9_./:-]+", re.ASCII)
+_BRANCH_NAME = re.compile(r"[A-Za-z0-9_@./-]+", re.ASCII)
 _AUTO_TAG = re.compile(r"generic(_\d+)?-\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,3})?Z", re.ASCII)
 
 
@@ -76,10 +77,12 @@ class History:
             present = document.columns(connection, "tags")
             wanted = ("name", "hash", "size", "revision", "timestamp", "description", "branch")
             selected = ", ".join(column if column in present else f"NULL AS {column}" for column in wanted)
-            tags = connection.execute(f"SELECT {selected} FROM tags").fetchall()  # noqa: S608
+            tags = connection.execute(f"SELECT {selected} FROM tags ORDER BY rowid").fetchall()  # noqa: S608
             branches = []
             if document.columns(connection, "branches"):
-                branches = connection.execute("SELECT branch, parent, initial_revision FROM branches").fetchall()
+                branches = connection.execute(
+                    "SELECT branch, parent, initial_revision FROM branches ORDER BY rowid"
+                ).fetchall()
         previous = properties.get("previous_revision", _NO_PREVIOUS)
         history = cls(
             properties.get("fqrn", ""),
@@ -136,21 +139,23 @@ class History:
                         tag.size,
                         tag.branch,
                     )
-                    for _, tag in sorted(self._tags.items())
+                    for tag in self._tags.values()
                 ),
             )
             return document.finished(connection)
 
     def tags(self) -> list[Tag]:
-        """Return all tags, newest first."""
-        return sorted(self._tags.values(), key=lambda tag: (tag.timestamp, tag.revision, tag.name), reverse=True)
+        """Return all tags, newest first; of the same age and revision, in the order in which they were made."""
+        return sorted(self._tags.values(), key=lambda tag: (tag.timestamp, tag.revision), reverse=True)
 
     def branches(self) -> list[Branch]:
         """Return the branches that have tags; the parent of each is one of them, or the main line."""
         used = {tag.branch for tag in self._tags.values()}
+        unknown = [Branch(name, "" if name else None, 0) for name in sorted(used - self._branches.keys())]
         result = []
-        for name in sorted(used):
-            branch = self._branches.get(name, Branch(name, "" if name else None, 0))
+        for branch in [*self._branches.values(), *unknown]:
+            if branch.name not in used:
+                continue
             while branch.parent and branch.parent not in used:
                 above = self._branches.get(branch.parent)
                 branch = replace(branch, parent=above.parent if above and above.parent is not None else "")
@@ -158,6 +163,22 @@ class History:
         if "" not in used and any(branch.parent == "" for branch in result):
             result.insert(0, Branch("", None, 0))
         return result
+
+    def head_of(self, branch: str) -> Tag | None:
+        """Return the newest tag on a branch, or None when the branch has none."""
+        return next((tag for tag in self.tags() if tag.branch == branch), None)
+
+    def at(self, timestamp: int) -> Tag | None:
+        """Return the tag of the main line that was the newest at a point in time, or None.
+
+        Clients choose it in the same way for ``CVMFS_REPOSITORY_DATE``.
+        """
+        earlier = [tag for tag in self.tags() if tag.branch == "" and tag.timestamp <= timestamp]
+        return max(earlier, key=lambda tag: tag.revision, default=None)
+
+    def of_revision(self, revision: int) -> Tag | None:
+        """Return a tag of that revision of the main line, or None."""
+        return next((tag for tag in self.tags() if tag.branch == "" and tag.revision == revision), None)
 
     def find(self, name: str) -> Tag | None:
         """Return a tag, or None."""
@@ -205,7 +226,7 @@ class History:
         """
         check_tag_name(tag.name)
         check_description(tag.description)
-        old = self._tags.get(tag.name)
+        old = self._tags.pop(tag.name, None)
         if old is not None:
             tag = replace(tag, branch=old.branch, description=tag.description or old.description)
         self._tags[tag.name] = tag
@@ -220,6 +241,30 @@ class History:
         tag = self.get(name)
         del self._tags[name]
         return tag
+
+    def add_branch(self, name: str, parent: str, initial_revision: int) -> None:
+        """Note a new branch, unless there is one of that name; it is kept for as long as it has tags.
+
+        :param parent: the branch that it leaves
+        :raises UsageError: for a name that CernVM-FS does not allow
+        """
+        check_branch_name(name)
+        self._branches.setdefault(name, Branch(name, parent, initial_revision))
+
+    def rollback(self, target: Tag) -> list[Tag]:
+        """Forget what came after a tag of the main line, and the tag itself, which is to be added anew.
+
+        :returns: the tags that went, newest first
+        """
+        gone = [
+            tag
+            for tag in self._tags.values()
+            if tag.branch == "" and (tag.revision > target.revision or tag.name == target.name)
+        ]
+        for tag in gone:
+            del self._tags[tag.name]
+        self._tags.pop(TRUNK, None)  # so that the next one has no predecessor
+        return sorted(gone, key=lambda tag: tag.revision, reverse=True)
 
     def set_trunk(self, root_hash: ContentHash, size: int, revision: int, timestamp: int) -> None:
         """Let `trunk` be a new revision, and `trunk-previous` the one before."""
@@ -269,6 +314,15 @@ def check_tag_name(name: str) -> None:
         )
     if not _TAG_NAME.fullmatch(name):
         raise UsageError(f"{name!r} is not a tag name", remedy="Use letters, digits and any of _ - . / :")
+
+
+def check_branch_name(name: str) -> None:
+    """Refuse a name that CernVM-FS does not allow for branches.
+
+    :raises UsageError: then
+    """
+    if not _BRANCH_NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is not a branch name", remedy="Use letters, digits and any of _ - . @ /")
 
 
 def check_description(text: str) -> None:

@@ -49,7 +49,7 @@ from .signing import Certificate, RepositoryKey
 from .whitelist import WHITELIST_KEY, Whitelist
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -210,12 +210,14 @@ class Repository:
         *,
         lease: Lease | None = None,
         reflog: Reflog | None = None,
+        tagged: Iterable[ContentHash] = (),
         clock: Callable[[], float] = time.time,
     ) -> tuple[str, ...]:
         """Make a new manifest the current one; its objects have to be in the store already.
 
         Certificate, time and the reflog's hash are filled in.
 
+        :param tagged: new root catalogs that the manifest leads to by tags alone, for the reflog
         :param lease: renewed before, so that a lost one is found out in time
         :param reflog: what the new reflog shall have besides this revision; by default what the current one has
         :returns: warnings, about what failed once the revision was published already
@@ -234,6 +236,8 @@ class Repository:
         timestamp = max(int(clock()), self.manifest.timestamp)
         if reflog is None:
             reflog = self._reflog_to_extend()
+        if reflog is not None:
+            _add_missing(reflog, tagged, timestamp)
         complete, reflog_bytes = _complete(self.store, manifest, key, reflog, timestamp)
         signed = complete.signed(key)
         if lease is not None:
@@ -317,6 +321,10 @@ class Repository:
         reflog = _parse_reflog(data) if data is not None else Reflog(self.name)
         reflog.add_manifest(self.manifest)
         finished = reflog.serialise()
+        if ContentHash.of(finished, expected.algorithm) != expected:
+            # The publisher may have tagged root catalogs that no manifest names, as on a branch
+            _add_missing(reflog, (tag.root_hash for tag in self.history().tags()), self.manifest.timestamp)
+            finished = reflog.serialise()
         if ContentHash.of(finished, expected.algorithm) != expected:
             return False  # garbage collection, or another engine's publisher: the next commit settles it
         self._write_reflog(finished)
@@ -464,6 +472,12 @@ def _complete(
     reflog.add_manifest(complete)
     data = reflog.serialise()
     return replace(complete, reflog_hash=ContentHash.of(data, algorithm)), data
+
+
+def _add_missing(reflog: Reflog, root_hashes: Iterable[ContentHash], timestamp: int) -> None:
+    for root_hash in root_hashes:
+        if not reflog.contains(root_hash):
+            reflog.add(root_hash, timestamp)
 
 
 def _objects(manifest: Manifest) -> list[ContentHash]:
