@@ -90,11 +90,11 @@ test-slow: venv images ## That publishing a large release takes little memory (m
 
 .PHONY: test-images
 test-images: venv images ## Tests of the images and of the tools that build and start them
-	$(ENVIRONMENT); $(WITH_ROOTLESS) tools/with-ceph $(PYTEST) tests/images
+	$(ENVIRONMENT); $(WITH_ROOTLESS) tools/with-ceph $(PYTEST) -k 'not docker' tests/images
 
 .PHONY: test-integration
 test-integration: venv images ## Modules and roles on real podman and real Ceph
-	$(ENVIRONMENT); $(WITH_ROOTLESS) tools/with-ceph $(PYTEST) $(PARALLEL) tests/integration
+	$(ENVIRONMENT); $(WITH_ROOTLESS) tools/with-ceph $(PYTEST) $(PARALLEL) -k 'not docker' tests/integration
 
 .PHONY: test-docker
 test-docker: venv images ## The tests of images and modules that concern docker (root; uses the machine's docker or starts one)
