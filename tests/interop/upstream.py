@@ -8,7 +8,6 @@ the end of each context, whatever happened within.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import subprocess
@@ -19,6 +18,8 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from cvmfs_publisher.content import ContentHash
 
 from .services import Bucket, Place
 from .trees import Tree, below, differences, read_mount
@@ -185,7 +186,8 @@ class Published:
 
     def reflog_hash(self) -> str:
         """Return the hash of the reflog as it is."""
-        return hashlib.sha1(fetch(f"{self.url}/.cvmfsreflog"), usedforsecurity=False).hexdigest()
+        algorithm = ContentHash.parse(self.manifest()["C"]).algorithm
+        return ContentHash.of(fetch(f"{self.url}/.cvmfsreflog"), algorithm).hex
 
 
 class Mount:

@@ -13,6 +13,7 @@ from pathlib import Path
 from ..changes.change_set import Owner, find_owner
 from ..errors import ConfigurationError, PublisherError, UsageError
 from ..repository import MasterKey, Repository, RepositoryKey, ServerConfig
+from ..repository.server_keys import require_supported
 from ..repository.settings import check_repository_name
 from ..repository.signing import load_public_keys
 from ..storage import HttpStore, ObjectStore, open_store
@@ -81,6 +82,13 @@ class Environment:
                 remedy="Correct CVMFS_REPOSITORY_NAME, or move the directory",
             )
         return settings
+
+    def require_supported(self, name: str) -> None:
+        """Refuse a ``server.conf`` with keys that cannot be honoured when publishing.
+
+        :raises ConfigurationError: then
+        """
+        require_supported(ServerConfig.load(self.repository_dir(name) / "server.conf"))
 
     def store(self, settings: ServerConfig) -> ObjectStore:
         """Open the storage that ``CVMFS_UPSTREAM_STORAGE`` names.

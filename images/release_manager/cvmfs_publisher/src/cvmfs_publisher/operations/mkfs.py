@@ -98,6 +98,8 @@ def mkfs(environment: Environment, name: str, options: MkfsOptions) -> MkfsResul
     """
     check_repository_name(name)
     settings, is_new = _settings(environment, name, options)
+    if not is_new:
+        environment.require_supported(name)
     owner = environment.owner(settings)
     algorithm, _ = settings.hash_algorithm, settings.compression  # wrong ones are refused before anything is made
     with contextlib.closing(environment.store(settings)) as store:

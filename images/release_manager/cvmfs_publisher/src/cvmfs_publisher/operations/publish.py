@@ -42,11 +42,6 @@ from .transaction import (
     open_transaction,
 )
 
-_UNSUPPORTED = {
-    "CVMFS_GENERATE_LEGACY_BULK_CHUNKS": "Clients since 2.1.7 do not need them",
-}
-"""Settings that would change what is published, which this engine does not have, and what to do instead."""
-
 _LONGEST_INTERVAL = 86400.0  # seconds
 
 
@@ -134,7 +129,7 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
     """
     started = time.monotonic()
     settings = environment.settings(name)
-    _refuse_unsupported(settings)
+    environment.require_supported(name)
     session = current_session(environment, settings, options.transaction_id)
     _refuse_outside(session, changes)
     with environment.open(name, settings) as repository:
@@ -219,7 +214,7 @@ def preview(environment: Environment, name: str, changes: ChangeSet, options: Pu
     """
     started = time.monotonic()
     settings = environment.settings(name)
-    _refuse_unsupported(settings)
+    environment.require_supported(name)
     with environment.open(name, settings) as repository, environment.scratch(settings) as scratch:
         base, history = repository.manifest, repository.history()
         checkout = find_checkout(environment, settings)
@@ -282,14 +277,6 @@ def _template_session(environment: Environment, settings: ServerConfig, base: Ma
 
 def _root(text: str) -> ContentHash:
     return ContentHash.parse(text).with_suffix(HashSuffix.CATALOG)
-
-
-def _refuse_unsupported(settings: ServerConfig) -> None:
-    for key, remedy in _UNSUPPORTED.items():
-        if settings.flag(key, default=False):
-            raise ConfigurationError(
-                f"{key}=true in {settings.origin} is not supported by this engine", remedy=f"Set it to false. {remedy}"
-            )
 
 
 def _refuse_outside(session: Session, changes: ChangeSet) -> None:

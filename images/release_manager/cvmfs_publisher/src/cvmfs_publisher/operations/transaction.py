@@ -115,6 +115,7 @@ def open_transaction(
     :raises HookFailed: when a hook fails; after the last one the transaction is open all the same
     """
     settings = environment.settings(name)
+    environment.require_supported(name)
     directory = parse(path)
     file = _session_file(environment, settings)
     with environment.open(name, settings) as repository:

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every key that CernVM-FS knows in ``server.conf``, and what this publisher does with it.
+
+The keys are those of the CernVM-FS documentation, "Server parameters", and those that the scripts of 2.12 look for
+besides. ``docs/server-conf.md`` is printed from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from ..errors import ConfigurationError
+from .settings import ServerConfig
+
+
+class Treatment(Enum):
+    """What becomes of a key; the value is the heading in the documentation."""
+
+    HONOURED = "Honoured"
+    NOT_NEEDED = "Not needed"
+    REFUSED = "Refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key of ``server.conf``.
+
+    :param name: with ``CVMFS_``, but for those that have it not
+    :param text: what it is for; why it is not needed; or, when it is refused, what to do instead
+    :param harmless: values of a refused key that ask for nothing, in lower case
+    """
+
+    name: str
+    treatment: Treatment
+    text: str
+    harmless: tuple[str, ...] = ()
+
+
+def _honoured(name: str, text: str) -> Key:
+    return Key(name, Treatment.HONOURED, text)
+
+
+def _not_needed(name: str, text: str) -> Key:
+    return Key(name, Treatment.NOT_NEEDED, text)
+
+
+def _refused(name: str, text: str, *harmless: str) -> Key:
+    return Key(name, Treatment.REFUSED, text, harmless)
+
+
+_OFF = ("", "false", "no", "off", "0")
+_STRATUM_1 = "for Stratum 1 servers"
+_MOUNT = "there is no such mount to look after"
+_GEO = "the Geo-API is a Stratum 1's"
+
+KEYS = (
+    _honoured("CVMFS_AUTOCATALOGS", "keep catalogs balanced by nested catalogs that the publisher makes and removes"),
+    _honoured("CVMFS_AUTOCATALOGS_MAX_WEIGHT", "entries above which a catalog is split, by default 100000"),
+    _honoured("CVMFS_AUTOCATALOGS_MIN_WEIGHT", "entries below which such a catalog is removed, by default 1000"),
+    _honoured("CVMFS_AUTO_TAG", "tag every revision"),
+    _honoured("CVMFS_AUTO_TAG_TIMESPAN", "age at which such tags are removed, as date(1) takes it"),
+    _honoured("CVMFS_AVG_CHUNK_SIZE", "bytes that the chunks of large files have on average; between the other two"),
+    _honoured("CVMFS_CATALOG_ALT_PATHS", "keep copies of a revision's first objects outside of data/"),
+    _honoured("CVMFS_COMPRESSION_ALGORITHM", "of new files: default (zlib) or none"),
+    _honoured("CVMFS_ENABLE_MTIME_NS", "publish times with nanoseconds; unlike upstream's, the default is true"),
+    _honoured("CVMFS_ENFORCE_LIMITS", "let limits that are exceeded fail a publish"),
+    _honoured("CVMFS_EXTERNAL_DATA", "publish new files as external, without storing them"),
+    _honoured("CVMFS_FILE_MBYTE_LIMIT", "megabytes that a file may have"),
+    _honoured("CVMFS_GARBAGE_COLLECTION", "allow garbage collection"),
+    _honoured("CVMFS_GC_DELETION_LOG", "file to which garbage collection appends the names of what it deletes"),
+    _honoured("CVMFS_GID_MAP", "file that maps groups of published files"),
+    _honoured("CVMFS_HASH_ALGORITHM", "of new objects: sha1, rmd160 or shake128; by default it stays what it is"),
+    _honoured("CVMFS_IGNORE_SPECIAL_FILES", "leave out fifos, sockets and device nodes"),
+    _honoured("CVMFS_INCLUDE_XATTRS", "publish extended attributes, with ACLs and file capabilities"),
+    _honoured("CVMFS_MAXIMAL_CONCURRENT_WRITES", "files that are published at a time, at most 64"),
+    _honoured("CVMFS_MAX_CHUNK_SIZE", "bytes that a chunk has at most"),
+    _honoured("CVMFS_MIN_CHUNK_SIZE", "bytes that a chunk has at least, 32 or more"),
+    _honoured("CVMFS_NESTED_KCATALOG_LIMIT", "thousands of entries that a nested catalog may have"),
+    _honoured("CVMFS_PUBLIC_KEY", "public master keys, separated by colons"),
+    _honoured("CVMFS_REPOSITORY_NAME", "fully qualified name"),
+    _honoured(
+        "CVMFS_REPOSITORY_TTL", "seconds that clients may take to see a new revision; by default it stays as it is"
+    ),
+    _honoured("CVMFS_REPOSITORY_TYPE", "shown by info; only a stratum0 can be published"),
+    _honoured("CVMFS_ROOT_KCATALOG_LIMIT", "thousands of entries that the root catalog may have"),
+    _honoured("CVMFS_SERVER_PROXY", "written by mkfs and import into client.conf, for the clients on this host"),
+    _honoured("CVMFS_SPOOL_DIR", "directory for the open transaction and temporary files"),
+    _honoured("CVMFS_STRATUM0", "URL of the repository"),
+    _honoured("CVMFS_UID_MAP", "file that maps owners of published files"),
+    _honoured("CVMFS_UNION_DIR", "where an open transaction shows the repository for changes"),
+    _honoured("CVMFS_UNION_FS_TYPE", "how it is made writable there"),
+    _honoured("CVMFS_UPSTREAM_STORAGE", "where the repository is: local or S3; a gateway is refused"),
+    _honoured("CVMFS_USER", "owner of archives' content and of what the publisher itself makes"),
+    _honoured("CVMFS_USE_FILE_CHUNKING", "cut large files into chunks"),
+    _honoured("CVMFS_VIRTUAL_DIR", "show all tags below .cvmfs/snapshots"),
+    _honoured("CVMFS_VOMS_AUTHZ", "membership requirement, for a repository that has none; publish -F changes it"),
+    _honoured("X509_CERT_BUNDLE", "certificate authorities for HTTPS"),
+    _honoured("X509_CERT_DIR", "the same, as a directory"),
+    _not_needed("CVMFS_ASYNC_SCRATCH_CLEANUP", _MOUNT),
+    _not_needed("CVMFS_AUFS_WARNING", _MOUNT),
+    _not_needed("CVMFS_AUTO_REPAIR_MOUNTPOINT", _MOUNT),
+    _not_needed("CVMFS_CATALOG_ENTRY_WARN_THRESHOLD", "replaced by the limits upstream, too"),
+    _not_needed("CVMFS_CHECK_ALL_MIN_DAYS", "for check -a, which a scheduler does better"),
+    _not_needed("CVMFS_CREATOR_VERSION", "catalogs tell their schema themselves"),
+    _not_needed("CVMFS_DONT_CHECK_OVERLAYFS_VERSION", _MOUNT),
+    _not_needed("CVMFS_EXTENDED_GC_STATS", "gc reports what it deletes"),
+    _not_needed("CVMFS_FOLLOW_REDIRECTS", "the publisher reads from the storage itself, not by HTTP"),
+    _not_needed("CVMFS_FORCE_REMOUNT_WARNING", _MOUNT),
+    _not_needed("CVMFS_GEO_ACCOUNT_ID", _GEO),
+    _not_needed("CVMFS_GEO_AUTO_UPDATE", _GEO),
+    _not_needed("CVMFS_GEO_DB_FILE", _GEO),
+    _not_needed("CVMFS_GEO_LICENSE_KEY", _GEO),
+    _not_needed("CVMFS_HIDE_MAGIC_XATTRS", "for the client on upstream's release managers"),
+    _not_needed("CVMFS_HTTP_RETRIES", _STRATUM_1),
+    _not_needed("CVMFS_HTTP_TIMEOUT", _STRATUM_1),
+    _not_needed("CVMFS_LOG_LEVEL", "messages do not have levels"),
+    _not_needed("CVMFS_MAX_PARALLEL_SNAPSHOTS", _STRATUM_1),
+    _not_needed("CVMFS_NUM_UPLOAD_TASKS", "uploads are as many as the storage serves best"),
+    _not_needed("CVMFS_NUM_WORKERS", _STRATUM_1),
+    _not_needed("CVMFS_PASSTHROUGH", _STRATUM_1),
+    _not_needed("CVMFS_PUBLISH_VERSIONS_IN_META_FILE", "the document about the server does not have them"),
+    _not_needed("CVMFS_REPLICA_ACTIVE", _STRATUM_1),
+    _not_needed("CVMFS_SERVER_USE_CATALOG_CACHE", "only catalogs that a publish needs are fetched"),
+    _not_needed("CVMFS_SNAPSHOT_GROUP", _STRATUM_1),
+    _not_needed("CVMFS_STRATUM1", _STRATUM_1),
+    _not_needed("CVMFS_SYNCFS_LEVEL", "the storage says when it has an object"),
+    _not_needed("CVMFS_UPDATEGEO_DAY", _GEO),
+    _not_needed("CVMFS_UPDATEGEO_DB", _GEO),
+    _not_needed("CVMFS_UPDATEGEO_DIR", _GEO),
+    _not_needed("CVMFS_UPDATEGEO_HOUR", _GEO),
+    _not_needed("CVMFS_UPDATEGEO_MAXDAYS", _GEO),
+    _not_needed("CVMFS_UPDATEGEO_MINDAYS", _GEO),
+    _not_needed("CVMFS_UPDATEGEO_URLBASE", _GEO),
+    _refused("CVMFS_AUTO_GC", "Run 'cvmfs_server gc' regularly", *_OFF),
+    _refused("CVMFS_AUTO_GC_LAPSE", "Run 'cvmfs_server gc' as often as it says", ""),
+    _refused("CVMFS_AUTO_GC_TIMESPAN", "Give the time to 'cvmfs_server gc -t'", ""),
+    _refused("CVMFS_GENERATE_LEGACY_BULK_CHUNKS", "Clients since 2.1.7 do not need them", *_OFF),
+    _refused(
+        "CVMFS_IGNORE_XDIR_HARDLINKS", "Hard links across directories always become files of their own", "", "true"
+    ),
+    _refused("CVMFS_PRINT_STATISTICS", "publish --json prints what was published", *_OFF),
+    _refused("CVMFS_STATISTICS_DB", "Keep what publish --json prints", ""),
+    _refused("CVMFS_STATS_DB_DAYS_TO_KEEP", "There is no database of statistics", ""),
+    _refused("CVMFS_UPLOAD_STATS_DB", "Keep what publish --json prints", *_OFF),
+    _refused("CVMFS_UPLOAD_STATS_PLOTS", "Plot the statistics where ROOT is installed", *_OFF),
+)
+"""All of them, in the order of the alphabet in each group."""
+
+_BY_NAME = {key.name: key for key in KEYS}
+
+
+def require_supported(server_conf: ServerConfig) -> None:
+    """Refuse a configuration that asks for what this publisher does not do, or has keys that nobody knows.
+
+    :param server_conf: ``server.conf`` alone: ``client.conf`` has keys for clients
+    :raises ConfigurationError: then
+    """
+    for name, value in server_conf.items():
+        key = _BY_NAME.get(name)
+        if key is None and name.startswith("CVMFS_"):
+            raise ConfigurationError(
+                f"{name} in {server_conf.origin} is no setting of a release manager",
+                remedy="Correct its name, or remove it; docs/server-conf.md lists all",
+            )
+        if key is not None and key.treatment is Treatment.REFUSED and value.lower() not in key.harmless:
+            raise ConfigurationError(
+                f"{name}={value} in {server_conf.origin} is not supported by this engine",
+                remedy=f"Remove it. {key.text}",
+            )
+
+
+def as_document() -> str:
+    """Return ``docs/server-conf.md``."""
+    parts = [_INTRODUCTION]
+    for treatment in Treatment:
+        parts.append(f"## {treatment.value}\n\n{_ABOUT[treatment]}\n\n| Key | {_HEADINGS[treatment]} |\n|---|---|\n")
+        parts += [
+            f"| `{key.name}` | {_describe(key)} |\n" for key in sorted(KEYS, key=_name) if key.treatment is treatment
+        ]
+        parts.append("\n")
+    return "".join(parts).rstrip("\n") + "\n"
+
+
+def _name(key: Key) -> str:
+    return key.name
+
+
+def _describe(key: Key) -> str:
+    allowed = [f"`{value}`" for value in key.harmless if value]
+    return key.text + (f" (allowed: {', '.join(allowed)})" if allowed else "")
+
+
+_INTRODUCTION = """\
+# Settings of a release manager
+
+The native publisher reads `server.conf` as CernVM-FS's own tools do, and the same keys mean the same. No key is
+silently ignored: each one that CernVM-FS's documentation (part "Server parameters") or its scripts know is in one of
+the lists below, and any other key that begins with `CVMFS_` fails a publish by name. Keys of `CVMFS_S3_…` belong into
+the S3 configuration file. `client.conf` is for clients; of it, only `CVMFS_PUBLIC_KEY` is used.
+
+This page is printed from `cvmfs_publisher/repository/server_keys.py`; a test keeps both the same.
+
+"""
+_ABOUT = {
+    Treatment.HONOURED: "As CernVM-FS documents them.",
+    Treatment.NOT_NEEDED: "Allowed, and without effect, as there is nothing that they could change.",
+    Treatment.REFUSED: "A publish fails, unless the value asks for nothing.",
+}
+_HEADINGS = {Treatment.HONOURED: "Meaning", Treatment.NOT_NEEDED: "Why not", Treatment.REFUSED: "Instead"}
+
+if __name__ == "__main__":
+    print(as_document(), end="")
