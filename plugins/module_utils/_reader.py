@@ -573,6 +573,15 @@ def _database(data):
             database.close()
 
 
+def references(data):
+    """Return the printed hashes in a reference log; none when it is no usable database."""
+    try:
+        with _database(data) as database:
+            return {row[0] for row in database.execute("SELECT hash FROM refs")}
+    except sqlite3.DatabaseError:
+        return set()
+
+
 def _path_id(path):
     """The MD5 of a path with a leading slash, of nothing for the root, as two signed 64 bit halves."""
     return struct.unpack("<qq", md5(b"/" + path if path else b"", usedforsecurity=False).digest())

@@ -82,6 +82,8 @@ class Check(PublishingModule):
     def execute(self):
         release_manager = ReleaseManager.of_params(self.params)
         report = release_manager.server_once().check(integrity=self.params["integrity"], tag=self.params["tag"])
+        for warning in report.pop("warnings", []):  # the upstream engine has none
+            self.module.warn(warning)
         self.result.update(report)
         problems = report["problems"]
         if problems and self.params["fail_on_problem"]:

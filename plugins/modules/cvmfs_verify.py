@@ -186,6 +186,8 @@ class Verify(PublishingModule):
             raise PublishingError("There is no public key to trust", remedy="Give public_keys.")
         verifier = Verifier(progress=ProgressLine(self.params["progress_path"]), **options)
         report = verifier.verify(comparisons)
+        for warning in report.warnings:
+            self.module.warn(warning)
         differences = report.differences
         self.result.update(
             revision=report.revision,

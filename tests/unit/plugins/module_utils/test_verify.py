@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pathlib
 import shutil
+import sqlite3
 import stat
 import subprocess
 import tarfile
@@ -268,10 +269,24 @@ class TestDamage:
         assert "does not exist" in message
 
     def test_the_reference_log(self, verify: Verify, upstream_repository: pathlib.Path) -> None:
-        with (upstream_repository / ".cvmfsreflog").open("ab") as stream:
-            stream.write(b"x")
+        (upstream_repository / ".cvmfsreflog").write_bytes(b"x")
         differences = verify().differences
         assert differences == [(b".cvmfsreflog", "is not the reference log that the manifest names")]
+
+    @pytest.mark.parametrize("is_whole", [True, False])
+    def test_a_reference_log_that_was_replaced(
+        self, verify: Verify, upstream_repository: pathlib.Path, is_whole: bool
+    ) -> None:
+        """Garbage collection of CernVM-FS's own tools does so; that is no difference if it has what is needed."""
+        database = sqlite3.connect(upstream_repository / ".cvmfsreflog")
+        with database:
+            database.execute("INSERT INTO refs VALUES ('0123456789012345678901234567890123456789', 0, 1)")
+            if not is_whole:
+                database.execute("DELETE FROM refs WHERE type = 2")
+        database.close()
+        report = verify()
+        assert len(report.warnings) == is_whole
+        assert len(report.differences) != is_whole
 
 
 def test_progress_is_counted(upstream_url: str, upstream_key: str) -> None:

@@ -118,6 +118,8 @@ DOCUMENTS: list[tuple[str, dict[str, Any]]] = [
         "entries": int,
         "objects": int,
         "problems": list,
+        "warnings": list,
+        "repaired": list,
     }),
 ]  # fmt: skip
 
@@ -502,7 +504,7 @@ def test_a_check_without_room_for_catalogs(local: ReleaseManager) -> None:
         text=True,
     )
     message = refusal(Outcome(done.returncode, done.stdout, done.stderr), "check", ["Free space there"])
-    assert f"temporary directory {local.tmp}" in message
+    assert f"scratch directory {local.spool}" in message
 
 
 def test_automatic_tags_that_are_too_old_go(local: ReleaseManager, source: Path) -> None:

@@ -8,29 +8,39 @@ rather than for each object, which takes a thousandth of the requests.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import tempfile
+import time
 from collections import Counter
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from ..catalog.catalog import Catalog, NestedReference
 from ..catalog.entry import MARKER, DirectoryEntry
 from ..catalog.statistics import Counters
-from ..content import Compression, ContentHash, HashSuffix, fetch_object
-from ..errors import ObjectNotFound, PublisherError, RepositoryError, StorageError
+from ..content import ContentHash, HashSuffix, fetch_object
+from ..errors import CorruptObject, EndpointUnreachable, ObjectNotFound, PublisherError, RepositoryError, StorageError
 from ..paths import ROOT, display, join, parse
 from ..storage import ObjectStore
 from .environment import Environment
+from .repair import Reference, RepairSource, open_repair_source, repair
 
 _PARALLEL_REQUESTS = 32
 _MOST_PROBLEMS = 1000
 _LISTING_PAYS_FROM = 2000  # objects; a listing covers the whole repository, whatever part of it is checked
 
-_Referrers = Mapping[ContentHash, tuple[bytes, Compression]]
-"""Objects, each with the path of one file that needs it, and how it is compressed."""
+_LISTERS = 8  # on Ceph, twice as fast as one; more are no faster
+_PREFIXES = [f"data/{number:02x}/" for number in range(256)]
+_SLOW = 10.0  # seconds for one object after which it is worth a word
+_FETCH_AHEAD = 8  # catalogs
+
+Result = TypeVar("Result")
+
+_Referrers = Mapping[ContentHash, Reference]
+"""Objects, each with one place that needs it."""
 
 
 @dataclass(slots=True)
@@ -39,6 +49,8 @@ class CheckReport:
 
     :param revision: the revision that was checked
     :param problems: one sentence each, naming the path or object; cut off after the first thousand
+    :param warnings: what is no fault of the repository's, but should be known
+    :param repaired: objects that were put back
     """
 
     repository: str
@@ -47,6 +59,13 @@ class CheckReport:
     entries: int = 0
     objects: int = 0
     problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    repaired: list[str] = field(default_factory=list)
+
+    def warning(self, text: str) -> None:
+        """Note something that is no problem."""
+        if len(self.warnings) < _MOST_PROBLEMS:
+            self.warnings.append(text)
 
     def problem(self, text: str) -> None:
         """Note a problem."""
@@ -62,6 +81,7 @@ def check(
     integrity: bool = False,
     tag: str | None = None,
     subtree: str = "",
+    repair_from: str | None = None,
 ) -> CheckReport:
     """Check a repository; needs no keys and no transaction.
 
@@ -69,16 +89,24 @@ def check(
     :param integrity: whether to read every object and compare its content with its name
     :param tag: check this tag's revision instead of the newest
     :param subtree: check only the nested catalog at this path, and those below
+    :param repair_from: where there may be copies of objects that are missing or damaged; these are put back
     :raises PublisherError: when there is nothing that can be checked, e.g. because signatures do not fit
     """
-    with environment.open(name) as repository, tempfile.TemporaryDirectory(prefix="cvmfs-check-") as scratch:
+    settings = environment.settings(name)
+    with (
+        environment.open(name, settings) as repository,
+        environment.scratch(settings) as scratch,
+        _source(repair_from) as source,
+        contextlib.ExitStack() as stack,
+    ):
         manifest = repository.manifest
         root, revision = manifest.root_hash, manifest.revision
         if tag is not None:
             found = repository.history().get(tag)
             root, revision = found.root_hash, found.revision
         report = CheckReport(name, revision)
-        walk = _Walk(repository.store, Path(scratch), report)
+        mender = _Mender(repository.store, source, report)
+        walk = stack.enter_context(_Walk(repository.store, scratch, report, mender))
         if subtree:
             reference = walk.find(root, parse(subtree))
         else:
@@ -86,39 +114,81 @@ def check(
             for content_hash in (manifest.certificate, manifest.history, manifest.meta_info):
                 if content_hash is not None:
                     walk.fetch(content_hash, f"the manifest of {name}")
-            reflog_problem = repository.reflog_problem()
-            if reflog_problem is not None:
+            if reflog_problem := repository.reflog_problem():
                 report.problem(reflog_problem)
+            elif disagreement := repository.reflog_disagreement():
+                report.warning(disagreement)
         walk.catalog(reference)
         walk.objects.update(walk.catalog_objects)
         report.objects = len(walk.objects)
         if integrity:
-            _check_content(repository.store, walk.objects, report)
+            _check_content(walk.objects, mender, report)
         elif objects:
-            _check_existence(repository.store, walk.objects, report)
+            _check_existence(repository.store, walk.objects, mender, report)
     return report
 
 
-class _Walk:
-    """Goes through all catalogs, top down, one file at a time."""
+class _Mender:
+    """Puts objects back, if there is a source of them."""
 
-    def __init__(self, store: ObjectStore, scratch: Path, report: CheckReport) -> None:
-        self.objects: dict[ContentHash, tuple[bytes, Compression]] = {}
-        self.catalog_objects: dict[ContentHash, tuple[bytes, Compression]] = {}
+    def __init__(self, store: ObjectStore, source: RepairSource | None, report: CheckReport) -> None:
         self._store = store
+        self._source = source
+        self._report = report
+
+    def mend(self, content_hash: ContentHash, reference: Reference) -> bool:
+        """Put an object back; say whether it is there now."""
+        if self._source is None or not repair(self._store, content_hash, reference, self._source):
+            return False
+        self._report.repaired.append(content_hash.key())
+        return True
+
+    def fetch(self, content_hash: ContentHash, reference: Reference) -> bytes:
+        """Return an object's content, having put it back if need be.
+
+        :raises StorageError: when there is no good copy
+        """
+        started = time.monotonic()
+        try:
+            return fetch_object(self._store, content_hash, reference.compression)
+        except (ObjectNotFound, CorruptObject):
+            if not self.mend(content_hash, reference):
+                raise
+            return fetch_object(self._store, content_hash, reference.compression)
+        finally:
+            if (seconds := time.monotonic() - started) > _SLOW:
+                self._report.warning(
+                    f"{content_hash.key()} took {seconds:.0f} s to read; /{display(reference.path)} refers to it"
+                )
+
+
+class _Walk:
+    """Goes through all catalogs, top down; those that come next are fetched meanwhile."""
+
+    def __init__(self, store: ObjectStore, scratch: Path, report: CheckReport, mender: _Mender) -> None:
+        self.objects: dict[ContentHash, Reference] = {}
+        self.catalog_objects: dict[ContentHash, Reference] = {}
         self._scratch = scratch
         self._report = report
+        self._mender = mender
         self._numbers = itertools.count()
+        self._pool = ThreadPoolExecutor(min(store.concurrency, _FETCH_AHEAD))
+        self._ahead: dict[ContentHash, Future[bytes]] = {}
 
-    def fetch(self, content_hash: ContentHash, referrer: str) -> bytes | None:
-        """Return an object's content, or note why it cannot be had."""
+    def __enter__(self) -> _Walk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def fetch(self, content_hash: ContentHash, referrer: str) -> None:
+        """Note it if an object cannot be read."""
         try:
-            return fetch_object(self._store, content_hash)
+            self._mender.fetch(content_hash, Reference(ROOT))
         except ObjectNotFound:
             self._report.problem(f"{content_hash.key()} is missing; {referrer} refers to it")
         except StorageError as error:
             self._report.problem(f"{error} {referrer} refers to it")
-        return None
 
     def find(self, root: ContentHash, path: bytes) -> NestedReference:
         """Return the reference to the nested catalog at `path`.
@@ -137,35 +207,41 @@ class _Walk:
         return reference
 
     def catalog(self, reference: NestedReference) -> Counters | None:
-        """Check one catalog and those below it; return its counters with theirs, None if it cannot be had."""
+        """Check one catalog and those below it; return its counters with theirs, None if they cannot be had."""
         where = f"/{display(reference.path)}"
+        own = statistics = None
+        nested: list[NestedReference] = []
         try:
-            opened = self._open(reference)
+            with self._open(reference) as catalog:
+                self._report.catalogs += 1
+                self.catalog_objects[reference.hash] = Reference(reference.path)
+                if catalog.path != reference.path:
+                    self._report.problem(f"The catalog of {where} says that it is the one of /{display(catalog.path)}")
+                nested = catalog.nested()
+                reachable = self._directories(catalog)
+                stored = catalog.count_entries()
+                if stored != reachable:
+                    self._report.problem(
+                        f"The catalog of {where} has {stored - reachable} entries that no directory leads to"
+                    )
+                own, statistics = catalog.count_own(), catalog.statistics()
+            catalog.file.unlink()
         except StorageError as error:
             self._report.problem(f"The catalog of {where}: {error}")
+        total = own
+        for number, child in enumerate(nested):
+            for next_one in nested[number : number + _FETCH_AHEAD]:
+                if next_one.hash not in self._ahead:
+                    self._ahead[next_one.hash] = self._pool.submit(
+                        self._mender.fetch, next_one.hash, Reference(next_one.path)
+                    )
+            below = self.catalog(child)
+            total = None if total is None or below is None else total + below
+        if own is None or statistics is None:
             return None
-        self._report.catalogs += 1
-        self.catalog_objects[reference.hash] = (reference.path, Compression.ZLIB)
-        with opened as catalog:
-            if catalog.path != reference.path:
-                self._report.problem(f"The catalog of {where} says that it is the one of /{display(catalog.path)}")
-            reachable = self._directories(catalog)
-            stored = catalog.count_entries()
-            if stored != reachable:
-                self._report.problem(
-                    f"The catalog of {where} has {stored - reachable} entries that no directory leads to"
-                )
-            own, statistics, nested = catalog.count_own(), catalog.statistics(), catalog.nested()
-        catalog.file.unlink()
         if statistics.own != own:
             self._report.problem(f"The catalog of {where} counts {statistics.own} as its own, but has {own}")
-        total = own
-        for child in nested:
-            below = self.catalog(child)
-            if below is None:
-                return None
-            total += below
-        if statistics.own + statistics.subtree != total:
+        if total is not None and statistics.own + statistics.subtree != total:
             self._report.problem(
                 f"The catalog of {where} counts {statistics.subtree} below it, but there are {total - own}"
             )
@@ -173,13 +249,14 @@ class _Walk:
 
     def _open(self, reference: NestedReference) -> Catalog:
         file = self._scratch / f"{next(self._numbers)}.db"
-        data = fetch_object(self._store, reference.hash)
+        ahead = self._ahead.pop(reference.hash, None)
+        data = ahead.result() if ahead else self._mender.fetch(reference.hash, Reference(reference.path))
         try:
             file.write_bytes(data)
         except OSError as error:
             raise PublisherError(
-                f"Cannot write a catalog to the temporary directory {self._scratch}: {error.strerror}",
-                remedy="Free space there, or set TMPDIR",
+                f"Cannot write a catalog to the scratch directory {self._scratch}: {error.strerror}",
+                remedy="Free space there, or set CVMFS_SPOOL_DIR",
             ) from error
         size = file.stat().st_size
         if reference.size not in (0, size):
@@ -239,9 +316,9 @@ class _Walk:
             if entry.is_external:
                 continue
             if entry.hash is not None:
-                self.objects.setdefault(entry.hash, (child, entry.compression))
+                self.objects.setdefault(entry.hash, Reference(child, entry.compression))
             for chunk in entry.chunks:
-                self.objects.setdefault(chunk.hash, (child, entry.compression))
+                self.objects.setdefault(chunk.hash, Reference(child, entry.compression, chunk.offset, chunk.size))
         for entry in entries:
             if entry.hardlink_group and entry.linkcount != links[entry.hardlink_group]:
                 self._report.problem(
@@ -260,37 +337,63 @@ class _Walk:
             self._report.problem(f"The nested catalog at /{display(path)} lacks its {MARKER.decode()}")
 
 
-def _check_existence(store: ObjectStore, objects: _Referrers, report: CheckReport) -> None:
+def _check_existence(store: ObjectStore, objects: _Referrers, mender: _Mender, report: CheckReport) -> None:
     """Note the objects that the store does not have."""
     missing = list(objects)
     if len(objects) >= _LISTING_PAYS_FROM:
-        listed = {info.key for info in store.list("data/")}
+        listed: set[str] = set()
+        with ThreadPoolExecutor(_LISTERS) as pool:
+            for keys in pool.map(lambda prefix: [info.key for info in store.list(prefix)], _PREFIXES):
+                listed.update(keys)
         # A bucket without an index lists nothing, so what seems to be missing is asked for by name.
         missing = [content_hash for content_hash in objects if content_hash.key() not in listed]
-    with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
-        for content_hash, exists in zip(missing, pool.map(store.exists, (h.key() for h in missing)), strict=True):
-            if not exists:
-                _report_missing(content_hash, objects, report)
+
+    def has(content_hash: ContentHash) -> bool:
+        return store.exists(content_hash.key()) or mender.mend(content_hash, objects[content_hash])
+
+    for content_hash, exists in _in_parallel(has, missing):
+        if not exists:
+            _report_missing(content_hash, objects, report)
 
 
-def _check_content(store: ObjectStore, objects: _Referrers, report: CheckReport) -> None:
+def _check_content(objects: _Referrers, mender: _Mender, report: CheckReport) -> None:
     """Note the objects that are missing, damaged, or cannot be decompressed."""
 
     def read(content_hash: ContentHash) -> StorageError | None:
         try:
-            fetch_object(store, content_hash, objects[content_hash][1])
+            mender.fetch(content_hash, objects[content_hash])
+        except EndpointUnreachable:
+            raise  # nor will the others be read
         except StorageError as error:
             return error
         return None
 
+    for content_hash, error in _in_parallel(read, list(objects)):
+        if isinstance(error, ObjectNotFound):
+            _report_missing(content_hash, objects, report)
+        elif error is not None:
+            report.problem(f"/{display(objects[content_hash].path)}: {error}")
+
+
+def _in_parallel(
+    do: Callable[[ContentHash], Result], objects: list[ContentHash]
+) -> Iterator[tuple[ContentHash, Result]]:
     with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
-        for content_hash, error in zip(objects, pool.map(read, objects), strict=True):
-            if isinstance(error, ObjectNotFound):
-                _report_missing(content_hash, objects, report)
-            elif error is not None:
-                report.problem(f"/{display(objects[content_hash][0])}: {error}")
+        try:
+            yield from zip(objects, pool.map(do, objects), strict=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _source(text: str | None) -> Iterator[RepairSource | None]:
+    if text is None:
+        yield None
+        return
+    with contextlib.closing(open_repair_source(text)) as source:
+        yield source
 
 
 def _report_missing(content_hash: ContentHash, objects: _Referrers, report: CheckReport) -> None:
     kind = " (the catalog)" if content_hash.suffix == HashSuffix.CATALOG else ""
-    report.problem(f"{content_hash.key()} is missing; /{display(objects[content_hash][0])}{kind} refers to it")
+    report.problem(f"{content_hash.key()} is missing; /{display(objects[content_hash].path)}{kind} refers to it")

@@ -57,7 +57,7 @@ from .transaction import exclusive
 from .traversal import CatalogTraversal, Found, Visit
 
 _BATCH = 250  # objects per deletion; the store should be done with them well before others may take the lease
-_MOST_WORKERS = 32
+_MOST_WORKERS = 8  # with so many, Ceph deletes fastest
 _WAVE = 50_000  # digests that are gathered before they are looked up and deleted
 _KEY = re.compile(r"data/([0-9a-f]{2})/([0-9a-f]{38}(?:-[a-z0-9]+)?[CHMPX]?)", re.ASCII)
 _PREFIXES = [f"data/{number:02x}/" for number in range(256)]

@@ -64,7 +64,7 @@ def repair_reflog(environment: Environment, name: str) -> str | None:
     """
     settings = environment.settings(name)
     with environment.open(name, settings) as repository:
-        if repository.reflog_problem() is None and repository.manifest.reflog_hash is not None:
+        if repository.reflog_problem() is None and repository.reflog_disagreement() is None:
             return None
     key = environment.repository_key(name)
     with (
@@ -73,10 +73,10 @@ def repair_reflog(environment: Environment, name: str) -> str | None:
         environment.open(name, settings) as repository,
         environment.scratch(settings) as scratch,
     ):
-        if repository.repair_reflog():
-            return "Finished the reflog that a publisher had left unfinished"
         done = "Brought reflog and manifest together"
         try:
+            if repository.repair_reflog():
+                return "Finished the reflog that a publisher had left unfinished"
             reflog = repository.reflog()
         except CorruptObject:
             reflog = None

@@ -231,11 +231,13 @@ class Repository:
                 f"Revision {manifest.revision} is older than {self.manifest.revision}, the current one",
                 remedy="Give a larger number",
             )
-        self.repair_reflog()
+        if reflog is None:
+            self.repair_reflog()
+            reflog = self._reflog_to_extend()
+        else:
+            self._read_reflog()
         # Clients refuse a manifest that is older than the one they have, even if only a clock went backwards
         timestamp = max(int(clock()), self.manifest.timestamp)
-        if reflog is None:
-            reflog = self._reflog_to_extend()
         if reflog is not None:
             _add_missing(reflog, tagged, timestamp)
         complete, reflog_bytes = _complete(self.store, manifest, key, reflog, timestamp)
@@ -289,15 +291,13 @@ class Repository:
         return reflog
 
     def reflog_problem(self) -> str | None:
-        """Say how reflog and manifest disagree, in words for a user; None if they agree, or there are none."""
+        """Say what is wrong with the reflog, in words for a user; None if it has all it needs, or there is none."""
         data = self._read_reflog()
         expected = self.manifest.reflog_hash
         if data is None and expected is None:
             return None
         if data is None:
             return f"{REFLOG_KEY} is missing; the next publish restores it"
-        if expected is None:
-            return f"{REFLOG_KEY} is there, but the manifest has no hash of it; the next publish adds that"
         try:
             reflog = _parse_reflog(data)
         except CorruptObject as error:
@@ -305,6 +305,16 @@ class Repository:
         for content_hash in _objects(self.manifest):
             if not reflog.contains(content_hash):
                 return f"{REFLOG_KEY} lacks {content_hash.key()} of the current revision; the next publish adds it"
+        return None
+
+    def reflog_disagreement(self) -> str | None:
+        """Say how manifest and reflog differ though the reflog may be well, as CernVM-FS's own tools leave them."""
+        data = self._read_reflog()
+        expected = self.manifest.reflog_hash
+        if data is None:
+            return None
+        if expected is None:
+            return f"{REFLOG_KEY} is there, but the manifest has no hash of it; the next publish adds that"
         if ContentHash.of(data, expected.algorithm) != expected:
             return f"{REFLOG_KEY} is not the one that the manifest names; the next publish brings them together"
         return None
@@ -445,7 +455,7 @@ def _parse_reflog(data: bytes) -> Reflog:
     except CorruptObject as error:
         raise CorruptObject(
             f"{REFLOG_KEY} cannot be read: {error.message}",
-            remedy="Restore it from a backup, or delete it: the next publish makes one with all tagged revisions",
+            remedy="Rebuild it: cvmfs_server check -r",
         ) from error
 
 
