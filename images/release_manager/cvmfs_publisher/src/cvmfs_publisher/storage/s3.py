@@ -309,6 +309,7 @@ class S3Store:
         headers = {"host": self._host}
         if body is not None:
             headers["content-md5"] = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+        uncertain = False
         while now < permit.expires:
             signer = self._signer
             signed = signer.presign(
@@ -318,10 +319,11 @@ class S3Store:
             answer = self._requester.request(
                 method, f"{path}?{signed}", lambda: headers, body, subject=subject, cancel=cancel
             )
+            uncertain = uncertain or answer.uncertain
             if answer.status == 403 and self.now() >= permit.expires - _CLOCK_STEP:
                 break
             if not self._is_worth_repeating(answer, signer):
-                return answer
+                return replace(answer, uncertain=uncertain)
             now = int(self.now())
         raise PreconditionFailed(f"The lease {self._name(permit.key)} has expired")
 

@@ -88,6 +88,7 @@ class Signer:
         scope = f"{time[:8]}/{self._region}/s3/aws4_request"
         parameters = {
             **query,
+            **({"X-Amz-Security-Token": self._session_token} if self._session_token else {}),
             "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
             "X-Amz-Credential": f"{self._access_key}/{scope}",
             "X-Amz-Date": time,
