@@ -121,6 +121,10 @@ class UnsafeArchive(SourceError):
     """An archive is cut short, or has entries that must not be published."""
 
 
+class MountError(PublisherError):
+    """A file system cannot be mounted or unmounted."""
+
+
 class PathNotFound(RepositoryError):
     """A path that should be in the repository is not."""
 

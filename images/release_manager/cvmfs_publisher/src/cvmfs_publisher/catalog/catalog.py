@@ -11,7 +11,7 @@ import contextlib
 import sqlite3
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from .. import paths
 from ..content import Chunk, ContentHash, HashAlgorithm, HashSuffix
@@ -75,6 +75,52 @@ SELECT md5_1, md5_2 FROM below
 """
 
 
+class Brief(NamedTuple):
+    """What the listing of a directory tells about an entry, and where to find the rest.
+
+    :param number: of the row; the same for as long as the catalog is the same object
+    :param key: MD5 of the path, as a catalog keeps it
+    :param parent: MD5 of the directory's path
+    :param hardlinks: the hard link group in the upper, the link count in the lower 32 bits
+    :param size: as `DirectoryEntry.size`
+    """
+
+    number: int
+    key_1: int
+    key_2: int
+    parent_1: int
+    parent_2: int
+    hardlinks: int
+    size: int
+    mode: int
+    mtime: int
+    mtime_ns: int | None
+    flags: int
+    uid: int
+    gid: int
+    name: bytes
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.key_1, self.key_2
+
+    @property
+    def hardlink_group(self) -> int:
+        return self.hardlinks >> _GROUP_SHIFT
+
+    @property
+    def linkcount(self) -> int:
+        return self.hardlinks & _LINKCOUNT_MASK
+
+
+# CernVM-FS's own ingest writes 0 as the size of a symbolic link, and clients do not look
+_BRIEF = (
+    "SELECT rowid, md5path_1, md5path_2, parent_1, parent_2, hardlinks,"
+    " CASE WHEN flags & 8 THEN length(CAST(symlink AS BLOB)) ELSE size END,"
+    " mode, mtime, {mtime_ns}, flags, uid, gid, name FROM catalog"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class NestedReference:
     """How a catalog refers to one nested in it.
@@ -120,6 +166,8 @@ class Catalog:
         with self._errors():
             schema.check_schema(self._connection)
         self._select = self._column_list()
+        mtime_ns = "NULL" if "NULL AS mtimens" in self._select else "mtimens"
+        self._brief = _BRIEF.format(mtime_ns=mtime_ns)
         prefix = self._property("root_prefix") or ""
         self.path = prefix.encode("utf-8", "surrogateescape").removeprefix(b"/")
         self._label = f"The catalog of /{paths.display(self.path)}"
@@ -134,14 +182,7 @@ class Catalog:
                 f"SELECT {self._select} FROM catalog WHERE md5path_1 = ? AND md5path_2 = ?",  # noqa: S608
                 key,
             ).fetchone()
-            if row is None:
-                return None
-            chunks = []
-            if row[_FLAGS] & Flag.CHUNKED:
-                chunks = self._connection.execute(
-                    "SELECT * FROM chunks WHERE md5path_1 = ? AND md5path_2 = ? ORDER BY offset", key
-                ).fetchall()
-            return _from_row(row, chunks)
+            return self._with_chunks(row) if row else None
 
     def listing(self, path: bytes) -> Iterator[DirectoryEntry]:
         """Return the entries of the directory `path`, ordered by name; none for a mountpoint.
@@ -162,6 +203,42 @@ class Catalog:
                 ):
                     chunks.setdefault(row[:2], []).append(row)
         return (_from_row(row, chunks.get(row[:2], ())) for row in rows)
+
+    # Reading by the numbers of rows, for the file system view: they make inodes without any table of them
+
+    def brief(self, key: tuple[int, int]) -> Brief | None:
+        """Return the entry of the path with this MD5, or None when this catalog has none."""
+        with self._errors():
+            row = self._connection.execute(f"{self._brief} WHERE md5path_1 = ? AND md5path_2 = ?", key).fetchone()
+        return Brief._make(row) if row else None
+
+    def numbered_brief(self, number: int) -> Brief | None:
+        """Return the entry in the row `number`, or None when there is none."""
+        with self._errors():
+            row = self._connection.execute(f"{self._brief} WHERE rowid = ?", (number,)).fetchone()
+        return Brief._make(row) if row else None
+
+    def briefs_in(self, key: tuple[int, int], after: int, limit: int) -> list[Brief]:
+        """Return entries of the directory whose path has this MD5, ordered by number.
+
+        :param after: only entries with higher numbers
+        :param limit: at most so many
+        """
+        with self._errors():
+            rows = self._connection.execute(
+                f"{self._brief} WHERE parent_1 = ? AND parent_2 = ? AND rowid > ? ORDER BY rowid LIMIT ?",
+                (*key, after, limit),
+            ).fetchall()
+        return list(map(Brief._make, rows))
+
+    def numbered_entry(self, number: int) -> DirectoryEntry | None:
+        """Return all about the entry in the row `number`, or None when there is none."""
+        with self._errors():
+            row = self._connection.execute(
+                f"SELECT {self._select} FROM catalog WHERE rowid = ?",  # noqa: S608
+                (number,),
+            ).fetchone()
+            return self._with_chunks(row) if row else None
 
     def nested(self) -> list[NestedReference]:
         """Return the catalogs nested directly in this one, ordered by path."""
@@ -318,6 +395,14 @@ class Catalog:
 
     def _errors(self) -> contextlib.AbstractContextManager[None]:
         return schema.sqlite_errors(self.file, self._label)
+
+    def _with_chunks(self, row: Row) -> DirectoryEntry:
+        chunks = []
+        if row[_FLAGS] & Flag.CHUNKED:
+            chunks = self._connection.execute(
+                "SELECT * FROM chunks WHERE md5path_1 = ? AND md5path_2 = ? ORDER BY offset", row[:2]
+            ).fetchall()
+        return _from_row(row, chunks)
 
     def _property(self, key: str) -> str | None:
         with self._errors():

@@ -5,7 +5,7 @@ from .chunker import Chunking
 from .compression import Compression
 from .hash import ContentHash, HashAlgorithm, HashSuffix
 from .object_filter import ObjectFilter
-from .objects import fetch_file, fetch_object, put_object
+from .objects import fetch_file, fetch_large_object, fetch_object, put_object
 from .pipeline import Chunk, ContentPipeline, ContentResult
 from .source import BytesSource, ContentSource, FileSource
 
@@ -23,6 +23,7 @@ __all__ = [
     "HashSuffix",
     "ObjectFilter",
     "fetch_file",
+    "fetch_large_object",
     "fetch_object",
     "put_object",
 ]

@@ -12,6 +12,8 @@ import deflate
 from ..errors import ConfigurationError, CorruptObject
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from ..storage import Bytes
 
 LEVEL = 6
@@ -62,3 +64,26 @@ class Compression(Enum):
         if not stream.eof or stream.unused_data:
             raise CorruptObject("Compressed data is cut short, or has something behind its end")
         return data
+
+    def decompress_parts(self, parts: Iterable[bytes], part_size: int) -> Iterator[bytes]:
+        """Yield the data whose stored form are `parts`, in pieces of at most about `part_size` bytes.
+
+        :raises CorruptObject: when it is not one complete zlib stream; pieces of it may have been yielded before
+        """
+        if self is Compression.NONE:
+            yield from parts
+            return
+        stream = zlib.decompressobj()
+        try:
+            for part in parts:
+                pending = part
+                while pending:
+                    yield stream.decompress(pending, part_size)
+                    pending = stream.unconsumed_tail
+                if stream.unused_data:
+                    break
+            yield stream.flush()
+        except zlib.error as error:
+            raise CorruptObject(f"Compressed data is damaged ({error})") from None
+        if not stream.eof or stream.unused_data:
+            raise CorruptObject("Compressed data is cut short, or has something behind its end")

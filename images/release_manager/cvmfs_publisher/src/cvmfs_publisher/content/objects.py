@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Single objects: catalogs, history, certificate and metainfo. Files go through the pipeline."""
+"""Single objects: catalogs, history, certificate and metainfo. Files that are published go through the pipeline."""
 
 from __future__ import annotations
 
+import mmap
 import zlib
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from .hash import ContentHash, HashAlgorithm, HashSuffix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from ..storage import Bytes, ObjectStore
     from .pipeline import Chunk
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 _REPACKED = (HashSuffix.CERTIFICATE, HashSuffix.METAINFO)
 """What CernVM-FS's ``cvmfs_server snapshot`` compresses anew, and stores under the name that it has read."""
 
-
+_PART_SIZE = 4 << 20  # bytes
 _RESTORE = "Restore it from a replica of the repository, and run 'cvmfs_server check'"
 
 
@@ -63,15 +65,59 @@ def fetch_object(store: ObjectStore, content_hash: ContentHash, compression: Com
     try:
         stored = store.get(content_hash.key())
     except ObjectNotFound:
-        raise ObjectNotFound(f"Object {content_hash.key()} is missing in {store.describe()}", remedy=_RESTORE) from None
-    if content_hash.algorithm.digest(stored) != content_hash.digest:
-        raise CorruptObject(
-            f"Object {content_hash.key()} in {store.describe()} does not match its name",
-            remedy=_RESTORE,
-        )
+        raise _missing(store, content_hash) from None
+    _require_match(store, content_hash, stored)
     try:
         return compression.decompress(stored)
     except CorruptObject as error:
+        raise _damaged(store, content_hash, error) from None
+
+
+def fetch_large_object(
+    store: ObjectStore, content_hash: ContentHash, compression: Compression, target: Path
+) -> None:
+    """Write the decompressed content of an object to the new file `target`, with little of it in memory at a time.
+
+    :raises ObjectNotFound: when there is none
+    :raises CorruptObject: when the store returns something else
+    :raises OSError: when the file, or one beside it for the object as it is stored, cannot be written
+    """
+    stored = target.with_name(target.name + ".stored")
+    try:
+        with stored.open("xb+") as stream:
+            try:
+                for part in store.get_in_parts(content_hash.key(), _PART_SIZE):
+                    stream.write(part)
+            except ObjectNotFound:
+                raise _missing(store, content_hash) from None
+            stream.flush()
+            if stream.tell():
+                with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
+                    _require_match(store, content_hash, view)
+            else:
+                _require_match(store, content_hash, b"")
+            stream.seek(0)
+            parts = iter(lambda: stream.read(_PART_SIZE), b"")
+            with target.open("xb") as output:
+                try:
+                    for part in compression.decompress_parts(parts, _PART_SIZE):
+                        output.write(part)
+                except CorruptObject as error:
+                    raise _damaged(store, content_hash, error) from None
+    finally:
+        stored.unlink(missing_ok=True)
+
+
+def _missing(store: ObjectStore, content_hash: ContentHash) -> ObjectNotFound:
+    return ObjectNotFound(f"Object {content_hash.key()} is missing in {store.describe()}", remedy=_RESTORE)
+
+
+def _require_match(store: ObjectStore, content_hash: ContentHash, stored: Bytes) -> None:
+    if content_hash.algorithm.digest(stored) != content_hash.digest:
         raise CorruptObject(
-            f"Object {content_hash.key()} in {store.describe()}: {error.message}", remedy=_RESTORE
-        ) from None
+            f"Object {content_hash.key()} in {store.describe()} does not match its name", remedy=_RESTORE
+        )
+
+
+def _damaged(store: ObjectStore, content_hash: ContentHash, error: CorruptObject) -> CorruptObject:
+    return CorruptObject(f"Object {content_hash.key()} in {store.describe()}: {error.message}", remedy=_RESTORE)

@@ -74,6 +74,9 @@ class FaultyStore:
     def get(self, key: str) -> bytes:
         return self._do("get", key, lambda damage: damage(self._inner.get(key)))
 
+    def get_in_parts(self, key: str, part_size: int) -> Iterator[bytes]:
+        return self._do("get", key, lambda damage: map(damage, self._inner.get_in_parts(key, part_size)))
+
     def get_versioned(self, key: str) -> tuple[bytes, Version]:
         def read(damage: Callable[[Bytes], bytes]) -> tuple[bytes, Version]:
             data, version = self._inner.get_versioned(key)

@@ -9,14 +9,14 @@ from urllib.parse import urlsplit
 
 from ..errors import AccessDenied, ConfigurationError, ObjectNotFound, StorageError
 from .http_client import HttpClient
-from .requester import Requester
+from .requester import Requester, ranges
 from .retry import RetryPolicy
 from .sigv4 import uri_encode
 from .store import ObjectInfo, Version
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from .cancellation import Cancellation
@@ -60,6 +60,11 @@ class HttpStore:
 
     def get(self, key: str) -> bytes:
         return self.get_versioned(key)[0]
+
+    def get_in_parts(self, key: str, part_size: int) -> Iterator[bytes]:
+        return ranges(
+            lambda headers: self._request("GET", key, headers), part_size, lambda answer: self._error(key, answer)
+        )
 
     def get_versioned(self, key: str) -> tuple[bytes, Version]:
         answer = self._request("GET", key)
@@ -125,11 +130,11 @@ class HttpStore:
     ) -> None:
         self.close()
 
-    def _request(self, method: str, key: str) -> Answer:
+    def _request(self, method: str, key: str, headers: Mapping[str, str] | None = None) -> Answer:
         return self._requester.request(
             method,
             f"{self._path}/{uri_encode(key, '/')}",
-            lambda: {"host": self._host},
+            lambda: {"host": self._host, **(headers or {})},
             subject=f"{self._url}/{key}",
         )
 

@@ -67,6 +67,14 @@ class LocalStore:
         except OSError as error:
             raise self._translate(error, "read", key) from error
 
+    def get_in_parts(self, key: str, part_size: int) -> Iterator[bytes]:
+        try:
+            with self._path(key).open("rb", buffering=0) as stream:
+                while part := stream.read(part_size):
+                    yield part
+        except OSError as error:
+            raise self._translate(error, "read", key) from error
+
     def get_versioned(self, key: str) -> tuple[bytes, Version]:
         data = self.get(key)
         return data, _version(data)

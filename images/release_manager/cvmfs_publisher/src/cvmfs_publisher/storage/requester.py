@@ -16,7 +16,7 @@ from .http_client import HttpClient, Response, TransportError
 from .retry import Backoff, RetryPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from .cancellation import Cancellation
     from .store import Bytes
@@ -155,6 +155,32 @@ class Requester:
             self._last_notice = now
         limit = self._policy.total if self._answered else self._policy.first_contact
         self._notify(f"{self._name}: {reason}; trying again for up to {limit:.0f} s")
+
+
+def ranges(
+    get: Callable[[Mapping[str, str]], Answer], part_size: int, error: Callable[[Answer], StorageError]
+) -> Iterator[bytes]:
+    """Yield what a URL has, by requests for one range of bytes each (RFC 9110, section 14).
+
+    :param get: sends a request with these headers
+    :param part_size: bytes of a range
+    :param error: what an answer means that is none of those for ranges
+    """
+    start = 0
+    while True:
+        answer = get({"range": f"bytes={start}-{start + part_size - 1}"})
+        body = answer.response.body
+        if answer.status == 416:
+            return  # the object ends where this range begins
+        if answer.status == 200:
+            yield body[start:]  # a server that knows no ranges sends everything
+            return
+        if answer.status != 206:
+            raise error(answer)
+        yield body
+        start += len(body)
+        if len(body) < part_size:
+            return
 
 
 def _error_code(response: Response) -> str:

@@ -27,7 +27,7 @@ from ..errors import (
     StorageError,
 )
 from .http_client import HttpClient, tls_context
-from .requester import Requester
+from .requester import Requester, ranges
 from .sigv4 import EMPTY_SHA256, Signer, uri_encode
 from .store import ObjectInfo, Version, headers_for
 
@@ -124,6 +124,13 @@ class S3Store:
 
     def get(self, key: str) -> bytes:
         return self.get_versioned(key)[0]
+
+    def get_in_parts(self, key: str, part_size: int) -> Iterator[bytes]:
+        return ranges(
+            lambda headers: self._request("GET", key, headers),
+            part_size,
+            lambda answer: self._error("read", key, answer),
+        )
 
     def get_versioned(self, key: str) -> tuple[bytes, Version]:
         answer = self._request("GET", key)

@@ -67,6 +67,17 @@ class ObjectStore(Protocol):
         """
         ...
 
+    def get_in_parts(self, key: str, part_size: int) -> Iterator[bytes]:
+        """Yield an object's bytes piece by piece.
+
+        Each piece may be a request of its own: the caller has to find out from what it got whether the object was
+        replaced meanwhile. Objects that are named by their content never are.
+
+        :param part_size: bytes of a piece, unless the store knows better
+        :raises ObjectNotFound: when there is none
+        """
+        ...
+
     def get_versioned(self, key: str) -> tuple[bytes, Version]:
         """Return an object's bytes, and the version that they are.
 
