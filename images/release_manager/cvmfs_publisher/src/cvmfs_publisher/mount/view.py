@@ -41,6 +41,7 @@ _OPEN_CATALOGS = 32
 _KNOWN_DIRECTORIES = 20_000
 _KNOWN_FILES = 256
 _READ_AHEAD = 4  # chunks
+_LONGEST_NAME = 255  # bytes
 _DOT, _DOT_DOT = 1, 2  # offsets behind these two; those of other entries are row numbers, shifted by 2
 
 Value = TypeVar("Value")
@@ -163,11 +164,21 @@ class RevisionView:
     :param revision: its number
     :param cache: where objects come from; not closed with the view
     :param magic_xattrs: whether extended attributes tell about repository and objects, as those of CernVM-FS's client
+    :param owner: user and group to show for everything, instead of those in the catalogs
+    :param hard_links: show the names of a hard link group as one file; otherwise as files of their own
     :raises PublisherError: when the root catalog cannot be read
     """
 
     def __init__(
-        self, name: str, root_hash: ContentHash, revision: int, cache: ObjectCache, *, magic_xattrs: bool = True
+        self,
+        name: str,
+        root_hash: ContentHash,
+        revision: int,
+        cache: ObjectCache,
+        *,
+        magic_xattrs: bool = True,
+        owner: tuple[int, int] | None = None,
+        hard_links: bool = True,
     ) -> None:
         self.name = name
         self.root_hash = root_hash
@@ -175,6 +186,8 @@ class RevisionView:
         self.magic_xattrs = magic_xattrs
         self._cache = cache
         self._owners = Owners()
+        self._owner = owner
+        self._hard_links = hard_links
         self._lock = threading.Lock()
         self._branches: list[_Branch] = []
         self._branch_numbers: dict[bytes, int] = {}
@@ -211,6 +224,8 @@ class RevisionView:
             return self.attributes(node, wait=wait)
         if name == b"..":
             return self.attributes(self._parent(node, wait=wait), wait=wait)
+        if len(name) > _LONGEST_NAME:
+            raise _error(errno.ENAMETOOLONG)
         directory = self._directory(node, wait=wait)
         with self._opened(directory.branch, wait=wait) as catalog:
             brief = catalog.brief(paths.md5path(paths.join(directory.inner, name)))
@@ -328,7 +343,7 @@ class RevisionView:
 
     def _node(self, branch: _Branch, brief: Brief) -> int:
         number = brief.number
-        if brief.hardlink_group:
+        if brief.hardlink_group and self._hard_links:
             number = branch.groups.setdefault(brief.hardlink_group, number)
         elif branch.number == 0 and number == self._root_row:
             return ROOT
@@ -354,7 +369,10 @@ class RevisionView:
         mode = brief.mode
         kind = stat.S_IFMT(mode)
         is_device = kind in (stat.S_IFCHR, stat.S_IFBLK)
-        if brief.hardlink_group:
+        nlink = brief.linkcount or 1
+        if brief.hardlink_group and not self._hard_links:
+            nlink = 1
+        if brief.hardlink_group and self._hard_links:
             ino = paths.md5path(b"%s\0%d" % (branch.inner, brief.hardlink_group))[0]
         else:
             ino = brief.key_1
@@ -362,9 +380,8 @@ class RevisionView:
             self._node(branch, brief),
             (ino ^ branch.salt) & _INODE_MASK or 1,
             mode,
-            brief.linkcount or 1,
-            self._owners.user(brief.uid),
-            self._owners.group(brief.gid),
+            nlink,
+            *(self._owner or (self._owners.user(brief.uid), self._owners.group(brief.gid))),
             _device(brief.size) if is_device else 0,
             brief.size if kind in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK) else 0,
             brief.mtime,
