@@ -7,8 +7,8 @@
 A tree of source files, kept in git, is published to a repository in a local directory, which a web server of this
 process's offers to both. Then each mounts it; ``find -ls``, ``tar`` and ``git status`` run over it once cold, and again
 warm; then the same through an overlay on top. Both take turns, so that both meet the same machine; each one's best warm
-round counts. Without cvmfs2 on PATH, there is nothing to compare with, and the numbers stand alone. To be run as root, for
-mounting.
+round counts. Without cvmfs2 on PATH, there is nothing to compare with, and the numbers stand alone. To be run as root:
+it mounts.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def publish(base: Path, files: int) -> None:
     (base / "etc" / "keys").mkdir()
     (config / "server.conf").write_text(
         f"CVMFS_REPOSITORY_NAME={NAME}\n"
-        f"CVMFS_UPSTREAM_STORAGE=local,{base}/tmp,{base}/storage\n"
+        f"CVMFS_UPSTREAM_STORAGE=local,{base}/unused,{base}/storage\n"
         "CVMFS_STRATUM0=http://localhost\n"
         f"CVMFS_SPOOL_DIR={base}/spool\n"
     )

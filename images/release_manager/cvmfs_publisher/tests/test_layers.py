@@ -91,7 +91,8 @@ def test_only_the_command_line_leaves_the_process() -> None:
         calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)}
         leaving = calls & {"sys.exit", "exit", "quit", "os._exit", "os.abort"}
         # A daemon must not go back to what its parent was doing
-        assert not leaving or layer_of(name) == "cli" or name in ("storage.faults", "mount.daemon"), f"{name} calls {leaving}"
+        may_leave = layer_of(name) == "cli" or name in ("storage.faults", "mount.daemon")
+        assert may_leave or not leaving, f"{name} calls {leaving}"
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:

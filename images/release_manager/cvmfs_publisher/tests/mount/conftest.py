@@ -7,8 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-
-from operations.conftest import template as template  # noqa: PLC0414  (a fixture)
+from operations.conftest import template as template
 
 from .mounts import Repository
 

@@ -14,18 +14,17 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
-
-from cvmfs_publisher.catalog import MARKER
-from cvmfs_publisher.content import Compression, ContentHash, HashAlgorithm
-from cvmfs_publisher.errors import SourceError
-from cvmfs_publisher.paths import md5path
 from operations.conftest import from_template
 from operations.managers import NAME, merge
 from operations.reading import on_disk
 from operations.trees import Node, differences, trees, write
 
-from .mounts import MTIME, Mount, Repository, mounted_revision, noise
+from cvmfs_publisher.catalog import MARKER
+from cvmfs_publisher.content import Compression, ContentHash, HashAlgorithm
+from cvmfs_publisher.errors import SourceError
+from cvmfs_publisher.paths import md5path
 
+from .mounts import MTIME, Mount, Repository, mounted_revision, noise
 
 SETTINGS = settings(
     max_examples=25,
@@ -309,9 +308,8 @@ def test_access_control_lists_count(repository: Repository, tmp_path: Path) -> N
         assert os.getxattr(mnt / "file", "system.posix_acl_access") == access
         assert os.getxattr(mnt / "dir", "system.posix_acl_default") == default
         assert os.listxattr(mnt / "file") == ["system.posix_acl_access"]
-        os.chmod(tmp_path, 0o755)
-        for parent in tmp_path.parents[:3]:
-            os.chmod(parent, os.stat(parent).st_mode | 0o011)
+        for directory in (tmp_path, *tmp_path.parents[:2]):
+            directory.chmod(directory.stat().st_mode | 0o011)
         for user, readable in ((4321, True), (4322, False)):
             command = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "cat", mnt / "file"]
             assert (subprocess.run(command, capture_output=True, check=False).returncode == 0) == readable

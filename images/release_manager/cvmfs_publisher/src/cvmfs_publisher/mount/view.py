@@ -156,7 +156,7 @@ class _File:
 class RevisionView:
     """One revision, read-only. All methods may be called from any thread.
 
-    Most have a parameter `wait`. Unless it is true, they raise `NotAtHand` when they would have to ask the object store.
+    Most have a parameter `wait`. Unless it is true, they raise `NotAtHand` rather than ask the object store.
     Errors of the file system's user are `OSError`; those of repository and storage are `PublisherError`.
 
     :param name: the repository's fully qualified name
