@@ -34,6 +34,7 @@ options:
   ca_path:
     description:
       - A file with the certificate authorities that may have signed the server's certificate, in PEM form.
+      - If O(url) is not given, the default is the one in the configuration of the host.
     type: path
   validate_certs:
     description:

@@ -58,8 +58,11 @@ class CvmfsServer:
 
     @action("list the repositories")
     def list(self):
-        """Return the repositories that are configured where the command runs."""
-        return self._json(["list", "--json"])["repositories"]
+        """Return the repositories that are configured where the command runs, with its open transactions.
+
+        The storage is not asked: one that is down must not be in the way of aborting.
+        """
+        return self._json(["list", "--json", "--offline"])["repositories"]
 
     @action("open a transaction")
     def transaction(self):
@@ -108,12 +111,23 @@ class CvmfsServer:
         return self._json(["tag", "--json", "-f", "-r", name, self._fqrn])
 
     @action("sign the whitelist again")
-    def resign(self, *, days=None):
-        """Sign the whitelist with the master key, to be valid for `days` days."""
+    def resign(self, *, days=None, also=(), only=False):
+        """Sign the whitelist with the master key, to be valid for `days` days.
+
+        `also` are certificate files to list besides the host's. With `only`, the certificate of the current revision
+        is dropped if it is another.
+        """
         argv = ["resign", "--json", "-f"]
         if days is not None:
             argv += ["-d", str(days)]
-        return self._json([*argv, self._fqrn])
+        for path in also:
+            argv += ["--also", path]
+        return self._json([*argv, *_flag("--only", only), self._fqrn])
+
+    @action("sign the current revision again")
+    def resign_manifest(self):
+        """Sign the manifest of the current revision with the host's repository key."""
+        return self._json(["resign", "--json", "-p", self._fqrn])
 
     @action("check the repository")
     def check(self, *, integrity=False, tag=None):

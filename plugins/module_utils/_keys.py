@@ -60,6 +60,11 @@ class KeySet:
                     parts[suffix] = stream.read()
         keys = cls(**parts)
         if "pub" in without:
+            if is_vaulted(keys.masterkey):
+                raise PublishingError(
+                    f"The public half of the master key is missing, and {paths['masterkey']} is encrypted",
+                    remedy="Decrypt it with ansible-vault until the public half is there.",
+                )
             return dataclasses.replace(keys, pub=_public(_load(keys.masterkey, "master key")))
         return keys
 
@@ -71,16 +76,34 @@ class KeySet:
                 stream.write(getattr(self, suffix))
 
     def check(self, *, fqrn):
-        """Raise PublishingError if parts that belong together do not fit."""
+        """Raise PublishingError if parts that belong together do not fit.
+
+        Parts that ansible-vault has encrypted are left alone: whoever uses them finds out.
+        """
+        clear = {suffix: getattr(self, suffix) for suffix in SUFFIXES}
+        clear = {suffix: None if is_vaulted(part) else part for suffix, part in clear.items()}
+        KeySet(**clear)._check(fqrn)
+
+    def _check(self, fqrn):
         remedy = "Restore all of them from the same backup."
-        if self.masterkey is not None and _public(_load(self.masterkey, "master key")).split() != self.pub.split():
-            raise PublishingError(f"{fqrn}.pub is not the public half of {fqrn}.masterkey", remedy=remedy)
+        if None not in (self.masterkey, self.pub):
+            public = _public(_load(self.masterkey, "master key"))
+            if public.split() != self.pub.split():
+                raise PublishingError(f"{fqrn}.pub is not the public half of {fqrn}.masterkey", remedy=remedy)
+        if self.crt is None:
+            return
         try:
             certified = x509.load_pem_x509_certificate(self.crt).public_key()
         except ValueError as error:
             raise PublishingError(f"The certificate {fqrn}.crt cannot be read: {error}", remedy=remedy) from None
-        if certified.public_numbers() != _load(self.key, "repository key").public_key().public_numbers():
+        key = _load(self.key, "repository key").public_key() if self.key is not None else certified
+        if certified.public_numbers() != key.public_numbers():
             raise PublishingError(f"The certificate {fqrn}.crt does not belong to {fqrn}.key", remedy=remedy)
+
+
+def is_vaulted(data):
+    """Whether ansible-vault has encrypted a file with that content, or None."""
+    return data is not None and data.startswith(b"$ANSIBLE_VAULT;")
 
 
 def _require_cryptography():

@@ -78,6 +78,7 @@ class ReleaseManager:
     stratum0_url: str
     engine: Engine
     template: Container
+    ca_path: str = None
     progress_path: str = None
 
     @classmethod
@@ -103,7 +104,16 @@ class ReleaseManager:
                 secrets=facts["secrets"],
                 labels={**facts["labels"], REPOSITORY_LABEL: fqrn},
             )
-            return cls(fqrn, directory, facts["stratum0_url"], engine(facts["engine"]), container, progress_path)
+            ca_file = facts.get("ca_file")
+            return cls(
+                fqrn,
+                directory,
+                facts["stratum0_url"],
+                engine(facts["engine"]),
+                container,
+                ca_path=os.path.join(directory, ca_file) if ca_file else None,
+                progress_path=progress_path,
+            )
         except FileNotFoundError:
             raise NotConfigured(
                 f"{path} does not exist",
@@ -120,14 +130,14 @@ class ReleaseManager:
         files = [
             Mount(os.path.join(self.config_dir, name), f"{CONFIGURATION_DIR}/{self.fqrn}/{name}") for name in names
         ]
-        return self._with_public_key().with_mounts([*files, *(Mount(path, SOURCE_DIR + path) for path in sources)])
+        return self._base().with_mounts([*files, *(Mount(path, SOURCE_DIR + path) for path in sources)])
 
     def published(self):
         """Return the repository as everybody can read it, for one look.
 
         It remembers what it has read. PublishingError.
         """
-        return Repository(self.stratum0_url, [self.public_key()], fqrn=self.fqrn)
+        return Repository(self.stratum0_url, [self.public_key()], fqrn=self.fqrn, ca_path=self.ca_path)
 
     @action("read the public key of {0.fqrn}")
     def public_key(self):
@@ -145,8 +155,17 @@ class ReleaseManager:
     def _public_key_path(self):
         return os.path.join(self.config_dir, f"{self.fqrn}.pub")
 
-    def _with_public_key(self):
-        return self.template.with_mounts([Mount(self._public_key_path, f"{KEYS_DIR}/{self.fqrn}.pub")])
+    def _base(self):
+        """Return the container with what is public and needed by every command."""
+        files = [Mount(self._public_key_path, f"{KEYS_DIR}/{self.fqrn}.pub")]
+        if self.ca_path is not None:
+            files.append(Mount(self.ca_path, self._ca_target))
+        return self.template.with_mounts(files)
+
+    @property
+    def _ca_target(self):
+        """Where a container sees the storage's certificate authorities; server.conf says so, too."""
+        return f"{S3_DIR}/{self.fqrn}.ca.pem"
 
     def server(self):
         """Return ``cvmfs_server`` in the container that is running."""
@@ -164,11 +183,13 @@ class ReleaseManager:
         """
         container = self.container(sources)
         if without_configuration:
-            container = dataclasses.replace(self._with_public_key(), tmpfs=(*self.template.tmpfs, CONFIGURATION_DIR))
+            container = dataclasses.replace(self._base(), tmpfs=(*self.template.tmpfs, CONFIGURATION_DIR))
         container = dataclasses.replace(container, secrets={**container.secrets, **(extra_secrets or {})})
 
-        def execute(command, **streams):
-            return self.engine.run(container=container, command=command, **streams)
+        def execute(command, *, environment=None, **streams):
+            if without_configuration and self.ca_path is not None:
+                environment = {**(environment or {}), "X509_CERT_BUNDLE": self._ca_target}
+            return self.engine.run(container=container, command=command, environment=environment, **streams)
 
         return self._server(execute)
 
@@ -286,11 +307,12 @@ class ReleaseManager:
 def reader_options(params):
     """Return the arguments of :class:`Repository` that a reading module's parameters stand for. PublishingError."""
     url, public_keys = params["url"], params["public_keys"]
+    tls = {name: params[name] for name in ("ca_path", "validate_certs")}
     if url is None:
         root = params["config_dir"] or default_config_dir()
         release_manager = ReleaseManager.load(config_dir=root, fqrn=params["repository"])
         url, public_keys = release_manager.stratum0_url, public_keys or [release_manager.public_key()]
-    tls = {name: params[name] for name in ("ca_path", "validate_certs")}
+        tls["ca_path"] = tls["ca_path"] or release_manager.ca_path
     return {"url": url, "public_keys": public_keys, "fqrn": params["repository"], **tls}
 
 

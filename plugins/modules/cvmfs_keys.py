@@ -16,6 +16,7 @@ description:
   - Keys exist, and can be backed up, before the repository is created. The master key leaves this directory only for
     the minute in which a repository is created or its whitelist is signed.
   - An existing file is never overwritten.
+  - Key files may be encrypted with C(ansible-vault). Look-ups with P(ansible.builtin.file#lookup) decrypt them.
 author:
   - The cvmfs.publishing authors (@cvmfs)
 requirements:

@@ -5,6 +5,7 @@ The environment says where the storage is; without it, there is nothing to test 
 
     CVMFS_TEST_S3_ENDPOINT    as tools/with-ceph sets it
     CVMFS_TEST_CEPH           the container in which radosgw-admin makes users for the tests
+    CVMFS_TEST_IMAGE          the release manager's image, if it is another than `make images` makes
     CVMFS_TEST_DOCKER=1       docker is there, as tools/with-docker provides it
 """
 
@@ -31,7 +32,7 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Of the Ceph that tools/with-ceph has started
 RADOSGW_ADMIN = ["podman", "exec", os.environ.get("CVMFS_TEST_CEPH", ""), "radosgw-admin"]
-IMAGE = "localhost/cvmfs-release-manager:native"
+IMAGE = os.environ.get("CVMFS_TEST_IMAGE", "localhost/cvmfs-release-manager:native")
 ENGINES = ["podman", pytest.param("docker", marks=pytest.mark.docker)]
 
 
@@ -66,6 +67,8 @@ class Site:
     repository: str
     engine: str
     endpoint: str
+    s3: dict[str, Any] = dataclasses.field(default_factory=dict)
+    "What is said about the storage besides endpoint and bucket."
 
     @property
     def access_key(self) -> str:
@@ -115,7 +118,9 @@ class Site:
             "ansible_connection": "local",
             "ansible_python_interpreter": sys.executable,
             "cvmfs_keys_dir": str(self.keys),
-            "cvmfs_repositories": {self.repository: {"s3": {"endpoint": self.endpoint, "bucket": self.repository}}},
+            "cvmfs_repositories": {
+                self.repository: {"s3": {"endpoint": self.endpoint, "bucket": self.repository, **self.s3}}
+            },
             "s3_storage_radosgw_admin": RADOSGW_ADMIN,
             "release_manager_config_dir": str(self.config),
             "release_manager_engine": self.engine,
@@ -195,8 +200,18 @@ class Site:
 
 
 @contextlib.contextmanager
-def running_site(directory: pathlib.Path, engine: str, **variables: Any) -> Iterator[Site]:
-    """Have a site with an empty repository, for as long as the context lasts; `variables` are for the inventory."""
+def running_site(
+    directory: pathlib.Path,
+    engine: str,
+    *,
+    endpoint: str | None = None,
+    s3: dict[str, Any] | None = None,
+    **variables: Any,
+) -> Iterator[Site]:
+    """Have a site with an empty repository, for as long as the context lasts.
+
+    `endpoint` is the storage by another way, `s3` what is said about it besides, `variables` are for the inventory.
+    """
     if "CVMFS_TEST_S3_ENDPOINT" not in os.environ:
         pytest.skip("CVMFS_TEST_S3_ENDPOINT is not set: there is no S3 storage to test with")
     if engine == "docker" and "CVMFS_TEST_DOCKER" not in os.environ:
@@ -206,7 +221,7 @@ def running_site(directory: pathlib.Path, engine: str, **variables: Any) -> Iter
     link.parent.mkdir(parents=True)
     link.symlink_to(ROOT)
     repository = f"test-{uuid.uuid4().hex[:12]}.example.org"
-    site = Site(directory, repository, engine, os.environ["CVMFS_TEST_S3_ENDPOINT"])
+    site = Site(directory, repository, engine, endpoint or os.environ["CVMFS_TEST_S3_ENDPOINT"], s3 or {})
     site.write_inventory(**variables)
     try:
         site.play("site").expect()

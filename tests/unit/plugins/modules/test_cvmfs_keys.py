@@ -129,6 +129,32 @@ def test_what_is_no_key(run: Run, directory: pathlib.Path) -> None:
     assert "The repository key cannot be read" in result["msg"]
 
 
+def vault(path: pathlib.Path) -> None:
+    path.chmod(0o600)
+    path.write_text("$ANSIBLE_VAULT;1.1;AES256\n3031\n")
+
+
+@pytest.mark.parametrize("suffixes", [["key"], ["masterkey"], ["key", "masterkey"], ["masterkey", "pub", "key", "crt"]])
+def test_encrypted_keys_are_there(run: Run, directory: pathlib.Path, suffixes: list[str]) -> None:
+    """They cannot be compared, but for the others, and are left as they are."""
+    run()
+    for suffix in suffixes:
+        vault(directory / f"{NAME}.{suffix}")
+    assert not run()["changed"]
+    if len(suffixes) == 1:
+        other = "crt" if suffixes == ["masterkey"] else "masterkey"
+        (directory / f"{NAME}.{other}").unlink()
+        (directory / f"{NAME}.{other}").write_text("garbage")
+        assert "cannot be read" in run()["msg"]
+
+
+def test_no_public_half_is_made_of_an_encrypted_key(run: Run, directory: pathlib.Path) -> None:
+    run()
+    vault(directory / f"{NAME}.masterkey")
+    (directory / f"{NAME}.pub").unlink()
+    assert "Decrypt it with ansible-vault" in run()["msg"]
+
+
 def test_what_cannot_be_read(run: Run, directory: pathlib.Path) -> None:
     run()
     (directory / f"{NAME}.key").unlink()

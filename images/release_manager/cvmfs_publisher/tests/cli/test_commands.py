@@ -269,6 +269,20 @@ def test_list(local: ReleaseManager) -> None:
     assert local.run("list").succeeded().stdout == f"{NAME} (stratum0 / local - in transaction)\n"
 
 
+def test_list_offline(local: ReleaseManager) -> None:
+    """It neither waits for storage that is down nor complains of it."""
+    local.server("transaction").succeeded()
+    conf = local.base / "s3.conf"
+    values = {"HOST": "127.0.0.1", "PORT": "9", "BUCKET": "bucket", "ACCESS_KEY": "a", "SECRET_KEY": "b"}
+    conf.write_text("".join(f"CVMFS_S3_{key}={value}\n" for key, value in values.items()))
+    local.configure(CVMFS_UPSTREAM_STORAGE=f"S3,/unused,{NAME}@{conf}")
+    begin = time.monotonic()
+    (listed,) = local.run("list", "--offline", "--json").succeeded().document["repositories"]
+    assert time.monotonic() - begin < 5
+    assert listed["transaction"]["repository"] == NAME
+    assert listed["remarks"] == ["in transaction"]
+
+
 def test_list_shows_what_is_wrong_with_a_repository(local: ReleaseManager) -> None:
     (local.keys / f"{NAME}.pub").unlink()
     assert "There is no" in local.run("list").succeeded().stdout

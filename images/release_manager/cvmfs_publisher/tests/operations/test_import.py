@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cvmfs_publisher.operations import mkfs as mkfs_module
 from cvmfs_publisher.operations.mkfs import MkfsOptions, mkfs
-from cvmfs_publisher.repository import Certificate, MasterKey, RepositoryKey, ServerConfig, Whitelist
+from cvmfs_publisher.repository import Certificate, MasterKey, Reflog, RepositoryKey, ServerConfig, Whitelist
 from cvmfs_publisher.repository.manifest import MANIFEST_KEY
+from cvmfs_publisher.repository.reflog import REFLOG_KEY
 from cvmfs_publisher.repository.repository import MASTER_REPLICA_KEY
 from cvmfs_publisher.repository.whitelist import WHITELIST_KEY
 from operations.managers import NAME, ReleaseManager, make, mirror, refusal
@@ -187,6 +189,37 @@ def test_a_stranger_s_manifest_is_not_signed(local: ReleaseManager, tmp_path: Pa
     thief = RepositoryKey.generate(NAME)
     put(local, WHITELIST_KEY, Whitelist.create(NAME, [thief.certificate]).signed(MasterKey.generate()))
     host.refuses("-t", "-r", says=["is signed with certificate ", f"as {NAME}.crt"])
+
+
+def test_a_lost_reflog_is_rebuilt(local_host: Host, source: Path) -> None:
+    """A repository from before there were reflogs has neither it nor its hash in the manifest."""
+    original = local_host.original
+    original.ingest(mirror(source), tag="v2")
+    roots = {original.manifest().root_hash}
+    original.ingest(mirror(source, "again"), tag="v3")
+    roots.add(original.manifest().root_hash)
+    key = RepositoryKey.load(original.keys / f"{NAME}.key", original.keys / f"{NAME}.crt")
+    with original.store() as store:
+        store.put(MANIFEST_KEY, replace(original.manifest(), reflog_hash=None).signed(key))
+        store.delete(REFLOG_KEY)
+    local_host.import_()
+    with original.store() as store:
+        reflog = Reflog.parse(store.get(REFLOG_KEY))
+    assert all(map(reflog.contains, roots))
+    assert original.manifest().reflog_hash is not None
+    assert original.manifest().revision == 3
+    original.check()
+    assert not local_host.import_()["changed"]
+
+
+def test_a_reflog_is_not_rebuilt_during_a_transaction(local_host: Host) -> None:
+    original = local_host.original
+    original.server("transaction").succeeded()
+    with original.store() as store:
+        store.delete(REFLOG_KEY)
+    outcome = local_host.manager.server("import", *local_host.arguments).succeeded()
+    assert "Warning: .cvmfsreflog is missing, and was not rebuilt: " in outcome.stderr
+    original.server("abort", "-f").succeeded()
 
 
 def test_replication(local_host: Host) -> None:

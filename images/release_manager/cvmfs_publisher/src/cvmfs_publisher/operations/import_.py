@@ -27,12 +27,14 @@ from ..errors import ConfigurationError, PublisherError, SignatureError, UsageEr
 from ..paths import ROOT
 from ..repository import Certificate, MasterKey, Repository, RepositoryKey, ServerConfig, Whitelist
 from ..repository.manifest import DEFAULT_TTL, MANIFEST_KEY
+from ..repository.reflog import REFLOG_KEY
 from ..repository.repository import MASTER_REPLICA, MASTER_REPLICA_KEY, read_manifest, read_whitelist
 from ..repository.settings import check_repository_name
 from ..repository.signing import load_public_keys, write_key_file
 from ..storage import ObjectStore, S3Store
 from .environment import Environment
 from .mkfs import announce, default_settings, local_storage, write_configuration
+from .reflogs import repair_reflog
 from .resign import resign_manifest, resign_whitelist
 
 if TYPE_CHECKING:
@@ -138,6 +140,8 @@ def import_repository(environment: Environment, name: str, options: ImportOption
         if options.replicable and not store.exists(MASTER_REPLICA_KEY):
             store.put(MASTER_REPLICA_KEY, MASTER_REPLICA)
             changed = True
+        if not store.exists(REFLOG_KEY):
+            changed = _restore_reflog(environment, name, warnings) or changed
         if options.stratum0_url is not None:
             warnings += _compare(environment, settings, store)
         warnings += announce(environment, settings)
@@ -329,6 +333,15 @@ def _sign(environment: Environment, name: str, keys: _Keys, *, recreate_key: boo
     if recreate_key:
         resign_manifest(environment, name)
         resign_whitelist(environment, name)
+
+
+def _restore_reflog(environment: Environment, name: str, warnings: list[str]) -> bool:
+    """Rebuild a reflog that is missing, as in repositories from before CernVM-FS 2.2; return whether that was done."""
+    try:
+        return repair_reflog(environment, name) is not None
+    except PublisherError as error:
+        warnings.append(f"{REFLOG_KEY} is missing, and was not rebuilt: {error}")
+        return False
 
 
 def _compare(environment: Environment, settings: ServerConfig, store: ObjectStore) -> list[str]:

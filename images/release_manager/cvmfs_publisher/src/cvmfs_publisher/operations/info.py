@@ -73,12 +73,15 @@ def info(environment: Environment, name: str) -> RepositoryInfo:
         )
 
 
-def list_repositories(environment: Environment) -> list[ListedRepository]:
-    """Return the repositories that are configured here; what is wrong with one becomes a remark."""
-    return [_listed(environment, name) for name in environment.names()]
+def list_repositories(environment: Environment, *, offline: bool = False) -> list[ListedRepository]:
+    """Return the repositories that are configured here; what is wrong with one becomes a remark.
+
+    :param offline: tell what this host knows alone, without a look at the storage, which may be down
+    """
+    return [_listed(environment, name, offline=offline) for name in environment.names()]
 
 
-def _listed(environment: Environment, name: str) -> ListedRepository:
+def _listed(environment: Environment, name: str, *, offline: bool) -> ListedRepository:
     kind = storage_type = "unknown"
     transaction = None
     remarks = []
@@ -93,9 +96,10 @@ def _listed(environment: Environment, name: str) -> ListedRepository:
         checkout = find_checkout(environment, settings)
         if checkout is not None:
             remarks.append(f"[checked out tag '{checkout.tag}' on branch '{checkout.branch}']")
-        with environment.open(name, settings) as repository:
-            if repository.whitelist.remaining().total_seconds() <= 0:
-                remarks.append("whitelist expired")
+        if not offline:
+            with environment.open(name, settings) as repository:
+                if repository.whitelist.remaining().total_seconds() <= 0:
+                    remarks.append("whitelist expired")
     except PublisherError as error:
         remarks.append(error.message)
     return ListedRepository(

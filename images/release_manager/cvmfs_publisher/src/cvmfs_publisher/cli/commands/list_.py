@@ -12,11 +12,16 @@ from ..arguments import add_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        help="tell what this host knows alone, its open transactions among it; the storage may be down",
+    )
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    repositories = list_repositories(Environment.of_process())
+    repositories = list_repositories(Environment.of_process(), offline=options.offline)
     if options.json:
         output.print_json({"repositories": [output.plain(repository) for repository in repositories]})
         return 0
