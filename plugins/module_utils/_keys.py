@@ -75,6 +75,16 @@ class KeySet:
             with os.fdopen(descriptor, "wb") as stream:
                 stream.write(getattr(self, suffix))
 
+    def fingerprint(self):
+        """Return the SHA-1 fingerprint of the certificate, as a whitelist prints it. PublishingError."""
+        try:
+            digest = x509.load_pem_x509_certificate(self.crt).fingerprint(hashes.SHA1())  # noqa: S303 (the format's)
+        except ValueError as error:
+            raise PublishingError(
+                f"The certificate cannot be read: {error}", remedy="It is public, and kept unencrypted, in PEM form."
+            ) from None
+        return digest.hex(":").upper()
+
     def check(self, *, fqrn):
         """Raise PublishingError if parts that belong together do not fit.
 

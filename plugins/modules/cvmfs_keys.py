@@ -46,6 +46,13 @@ options:
       - How long a new certificate is valid. Clients go by the whitelist and not by this date.
     type: int
     default: 3650
+  replaces:
+    description:
+      - The SHA-1 fingerprint of the certificate that is to be replaced, as a whitelist prints it.
+      - If it is that of the certificate in O(directory), a new repository key with a new certificate takes its place, and
+        the old files are kept with the fingerprint's first eight digits behind their names. The master key stays.
+      - The playbook C(cvmfs.publishing.roll_over) does the rest.
+    type: str
 seealso:
   - module: cvmfs.publishing.cvmfs_repository
   - name: Signature details
@@ -84,6 +91,11 @@ paths:
     key: /site/keys/software.example.org.key
     masterkey: /site/keys/software.example.org.masterkey
     pub: /site/keys/software.example.org.pub
+fingerprint:
+  description: The SHA-1 fingerprint of the certificate; in check mode, of the one that is to be replaced.
+  returned: the certificate is there
+  type: str
+  sample: 32:D8:F4:16:8F:31:F7:92:12:8B:8F:D4:21:DF:DD:4C:FC:F1:0C:13
 created:
   description: The files that were generated.
   returned: success
@@ -96,6 +108,7 @@ masterkey_present:
   type: bool
 """
 
+import contextlib
 import os
 
 from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError, action
@@ -112,6 +125,7 @@ class Keys(PublishingModule):
         repository=dict(type="str", required=True, aliases=["fqrn"]),
         directory=dict(type="path", required=True),
         certificate_days=dict(type="int", default=3650),
+        replaces=dict(type="str"),
     )
 
     def execute(self):
@@ -130,6 +144,9 @@ class Keys(PublishingModule):
         self.after = {"files": sorted(os.path.basename(paths[suffix]) for suffix in {*present, *missing})}
         if not missing:
             self._check(paths)
+            self._replace_key(paths)
+        if os.path.exists(paths["crt"]):
+            self.result["fingerprint"] = self._fingerprint(paths)
 
     def _missing(self, present):
         """Return the files to generate, or refuse where a new one would not fit to what clients and whitelists know."""
@@ -145,6 +162,34 @@ class Keys(PublishingModule):
             remedy="Restore them from the backup. If the repository does not exist yet, remove the others instead.",
         )
 
+    @action("use the certificate in {0.params[directory]}")
+    def _fingerprint(self, paths):
+        return KeySet.read({"crt": paths["crt"]}).fingerprint()
+
+    def _replace_key(self, paths):
+        wanted = self.params["replaces"]
+        if wanted is None or _normal(wanted) != _normal(self._fingerprint(paths)):
+            return
+        names = [os.path.basename(paths[suffix]) for suffix in ("key", "crt")]
+        self.result["created"] = names
+        self.after["files"] = sorted([*self.after["files"], *(f"{name}.{_normal(wanted)[:8]}" for name in names)])
+        self._write_new_key(paths, _normal(wanted)[:8])
+
+    @trigger_change
+    @skip_if_check_mode
+    @action("replace the repository key in {0.params[directory]}")
+    def _write_new_key(self, paths, ending):
+        keys = KeySet.generate(fqrn=self.fqrn, days=self.params["certificate_days"])
+        new = {suffix: f"{paths[suffix]}.new" for suffix in ("key", "crt")}
+        for suffix, path in new.items():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            with contextlib.suppress(FileExistsError):
+                os.link(paths[suffix], f"{paths[suffix]}.{ending}")
+        keys.write(new, tuple(new))
+        for suffix, path in new.items():
+            os.replace(path, paths[suffix])
+
     @action("use the keys in {0.params[directory]}")
     def _check(self, paths):
         KeySet.read(paths).check(fqrn=self.fqrn)
@@ -158,6 +203,10 @@ class Keys(PublishingModule):
             KeySet.read(paths, without=("pub",)).write(paths, missing)
         else:
             KeySet.generate(fqrn=self.fqrn, days=self.params["certificate_days"]).write(paths, missing)
+
+
+def _normal(fingerprint):
+    return fingerprint.replace(":", "").lower()
 
 
 def main():

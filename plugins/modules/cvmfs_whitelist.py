@@ -41,6 +41,28 @@ options:
       - A whitelist that is valid for more than so many days is left as it is.
     type: int
     default: 14
+  certificate:
+    description:
+      - The certificate of the repository key that this host signs with, in PEM form.
+      - If it is given, the whitelist is also signed when it does not list this certificate, and when it lists others
+        that are not needed any more. The certificate of the current revision stays in it.
+    type: str
+  sign_manifest:
+    description:
+      - Roll the repository key over. If another certificate's key has signed the current revision, the whitelist is
+        signed for both, then the revision with this host's key, then the whitelist for O(certificate) alone. Clients
+        can read the repository all the time. No transaction may be open.
+      - It needs O(certificate).
+    type: bool
+    default: false
+  revoke:
+    description:
+      - Drop all certificates but O(certificate) at once, because the key of one of them was stolen, even that of the
+        current revision. Clients refuse that revision then. When its content is known to be good, sign it with
+        C(cvmfs_server resign -p -f).
+      - It needs O(certificate).
+    type: bool
+    default: false
 seealso:
   - module: cvmfs.publishing.cvmfs_repository
 """
@@ -57,6 +79,16 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+fingerprints:
+  description: The fingerprints of the certificates that may sign. In check mode, those before.
+  returned: success
+  type: list
+  elements: str
+  sample: [32:D8:F4:16:8F:31:F7:92:12:8B:8F:D4:21:DF:DD:4C:FC:F1:0C:13]
+manifest_signed:
+  description: Whether the current revision was signed again, or would be.
+  returned: success
+  type: bool
 expires:
   description: Until when the whitelist is valid. In check mode, until when the one that there is.
   returned: success
@@ -71,6 +103,7 @@ from ansible_collections.cvmfs.publishing.plugins.module_utils._module import (
     skip_if_check_mode,
     trigger_change,
 )
+from ansible_collections.cvmfs.publishing.plugins.module_utils._reader import certificate_der, object_key
 from ansible_collections.cvmfs.publishing.plugins.module_utils._release_manager import ARGUMENT_SPEC, ReleaseManager
 
 
@@ -79,28 +112,69 @@ class WhitelistModule(PublishingModule):
         masterkey=dict(type="str", required=True, no_log=True),
         days=dict(type="int", default=30),
         min_days=dict(type="int", default=14),
+        certificate=dict(type="str"),
+        sign_manifest=dict(type="bool", default=False),
+        revoke=dict(type="bool", default=False),
         **ARGUMENT_SPEC,
+    )
+    module_options = dict(
+        required_if=[("sign_manifest", True, ("certificate",)), ("revoke", True, ("certificate",))],
+        mutually_exclusive=[("sign_manifest", "revoke")],
     )
 
     def execute(self):
         self.release_manager = ReleaseManager.of_params(self.params)
-        expires = self._expires()
-        self.before = {"expires": expires.isoformat()}
+        text = self.params["certificate"]
+        self.certificate = certificate_der(text.encode()) if text is not None else None
+        before = self._whitelist()
+        self.before = self._describe(before)
         now = datetime.datetime.now(datetime.timezone.utc)
-        if expires - now < datetime.timedelta(days=self.params["min_days"]):
-            self._resign()
-            expires = now + datetime.timedelta(days=self.params["days"]) if self.check_mode else self._expires()
-        self.after = {"expires": expires.isoformat()}
-        self.result["expires"] = self.before["expires"] if self.check_mode else self.after["expires"]
+        self.result["manifest_signed"] = rolls_over = self.params["sign_manifest"] and self._other_signer()
+        is_due = before.expires - now < datetime.timedelta(days=self.params["min_days"])
+        if rolls_over:
+            self._roll_over()
+        elif is_due or self._lists_others(before):
+            self._resign(only=self.params["revoke"])
+        after = before if self.check_mode else self._whitelist()
+        self.after = self._describe(after)
+        if self.check_mode and self.changed:
+            self.after["expires"] = (now + datetime.timedelta(days=self.params["days"])).isoformat()
+        self.result.update(expires=after.expires.isoformat(), fingerprints=list(after.fingerprints))
 
-    def _expires(self):
-        return self.release_manager.published().whitelist().expires
+    def _whitelist(self):
+        return self.release_manager.published().whitelist()
+
+    @staticmethod
+    def _describe(whitelist):
+        return {"expires": whitelist.expires.isoformat(), "fingerprints": list(whitelist.fingerprints)}
+
+    def _lists_others(self, whitelist):
+        """Whether the whitelist lacks the certificate, or has another that is of no use any more."""
+        if self.certificate is None:
+            return False
+        needed = 1 if self.params["revoke"] or not self._other_signer() else 2
+        return not whitelist.lists(self.certificate) or len(whitelist.fingerprints) > needed
+
+    def _other_signer(self):
+        """Whether the current revision says that it is signed with another certificate: who signs will verify it."""
+        published = self.release_manager.published()
+        pem = published.get_object(object_key(published.manifest().certificate, "X"))
+        return certificate_der(pem) != self.certificate
 
     @trigger_change
     @skip_if_check_mode
-    def _resign(self):
+    def _roll_over(self):
         with self.release_manager.masterkey(self.params["masterkey"], warn=self.module.warn) as secret:
-            self.release_manager.server_once(extra_secrets=secret).resign(days=self.params["days"])
+            server = self.release_manager.server_once(extra_secrets=secret)
+            server.resign(days=self.params["days"])
+            server.resign_manifest()
+            server.resign(days=self.params["days"])
+
+    @trigger_change
+    @skip_if_check_mode
+    def _resign(self, *, only):
+        with self.release_manager.masterkey(self.params["masterkey"], warn=self.module.warn) as secret:
+            self.release_manager.server_once(extra_secrets=secret).resign(days=self.params["days"], only=only)
 
 
 def main():

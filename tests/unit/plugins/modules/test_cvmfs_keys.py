@@ -129,6 +129,26 @@ def test_what_is_no_key(run: Run, directory: pathlib.Path) -> None:
     assert "The repository key cannot be read" in result["msg"]
 
 
+def test_a_key_is_replaced_once(run: Run, directory: pathlib.Path) -> None:
+    old = run()["fingerprint"]
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+    assert not run(replaces="00" * 20)["changed"]
+    predicted = run(replaces=old, _ansible_check_mode=True)
+    assert predicted["changed"]
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
+    result = run(replaces=old.lower().replace(":", ""))
+    assert result["created"] == [f"{NAME}.key", f"{NAME}.crt"]
+    assert result["fingerprint"] != old
+    ending = old.replace(":", "").lower()[:8]
+    after = {path.name: path.read_bytes() for path in directory.iterdir()}
+    for name in (f"{NAME}.key", f"{NAME}.crt"):
+        assert after[f"{name}.{ending}"] == before[name]
+        assert after[name] != before[name]
+    assert after[f"{NAME}.masterkey"] == before[f"{NAME}.masterkey"]
+    assert not run(replaces=old)["changed"]
+    assert not run()["changed"]
+
+
 def vault(path: pathlib.Path) -> None:
     path.chmod(0o600)
     path.write_text("$ANSIBLE_VAULT;1.1;AES256\n3031\n")
