@@ -140,18 +140,20 @@ def test_everything_works_over_https(private: Site, source: pathlib.Path) -> Non
 
 
 def test_without_the_authority_it_says_so(private: Site, endpoint: str, source: pathlib.Path) -> None:
-    conf = private.config / private.repository / "server.conf"
-    text = conf.read_text()
+    confs = [private.config / private.repository / f"{kind}.conf" for kind in ("server", "client")]
+    texts = {conf: conf.read_text() for conf in confs}
     try:
         repositories = {private.repository: {"s3": {"endpoint": endpoint, "bucket": private.repository}}}
         private.write_inventory(cvmfs_repositories=repositories)
         run = private.play("site").expect(2)
         assert "CERTIFICATE_VERIFY_FAILED" in run.output or "certificate verify failed" in run.output
-        conf.write_text("".join(line for line in text.splitlines(True) if not line.startswith("X509_CERT_BUNDLE=")))
+        for conf, text in texts.items():
+            conf.write_text("".join(line for line in text.splitlines(True) if not line.startswith("X509_CERT_BUNDLE=")))
         run = private.publish(source, "sw/untrusted").expect(2)
         assert "its certificate is not trusted" in run.output
     finally:
-        conf.write_text(text)
+        for conf, text in texts.items():
+            conf.write_text(text)
         private.write_inventory()
 
 
