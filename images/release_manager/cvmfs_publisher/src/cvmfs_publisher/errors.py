@@ -53,6 +53,10 @@ class PreconditionFailed(StorageError):
     """A conditional write lost: the object is not in the state that the writer had seen."""
 
 
+class OvertakenWrite(PreconditionFailed):
+    """A conditional write was not answered at first; by now the object is another, whether or not ours was it."""
+
+
 class AccessDenied(StorageError):
     """The store refused the credentials, or the operation to them."""
 

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import random
+import re
+import shutil
 import signal
 import time
 import traceback
@@ -15,6 +18,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from wire import LOSE, PASS, Fate, Proxy, Request, answer
 
 from cvmfs_publisher.catalog import CatalogTree
 from cvmfs_publisher.changes.change_set import ChangeSet
@@ -23,6 +27,7 @@ from cvmfs_publisher.errors import (
     ConcurrentPublish,
     LeaseHeld,
     NotInTransaction,
+    PreconditionFailed,
     RepositoryError,
     StorageError,
 )
@@ -31,12 +36,14 @@ from cvmfs_publisher.operations.check import check
 from cvmfs_publisher.operations.gc import GcOptions, GcReport, collect
 from cvmfs_publisher.operations.publish import PublishOptions, publish
 from cvmfs_publisher.operations.transaction import abort, open_transaction
-from cvmfs_publisher.repository.lease import CLOCK_MARGIN
+from cvmfs_publisher.repository.lease import CLOCK_MARGIN, LEASE_KEY
 from cvmfs_publisher.repository.manifest import MANIFEST_KEY
-from cvmfs_publisher.repository.reflog import REFLOG_KEY
-from cvmfs_publisher.storage.faults import Fault
+from cvmfs_publisher.repository.reflog import REFLOG_KEY, ReferenceType, Reflog
+from cvmfs_publisher.repository.status import last_time
+from cvmfs_publisher.storage import Permit, S3Config, S3Store, Version
+from cvmfs_publisher.storage.faults import EXIT_CODE, Fault
 from operations.conftest import from_template
-from operations.managers import NAME, ReleaseManager, make, mirror
+from operations.managers import NAME, ReleaseManager, make, mirror, s3_settings
 from operations.reading import below, on_disk, published
 from operations.stores import FaultyEnvironment, MeanwhileEnvironment
 
@@ -331,3 +338,312 @@ def _in_child(work: Callable[[], None]) -> int:
         finally:
             os._exit(code)
     return child
+
+
+def test_a_request_on_its_way_when_the_lease_ends(s3: ReleaseManager, s3_bucket: S3Config) -> None:
+    """It was signed and sent in time. The store gets it when it is too late, and refuses it."""
+    with s3.store() as store, Proxy(s3_bucket) as proxy:
+        store.put("data/aa/x", b"precious")
+        prefix = s3.settings["CVMFS_STRATUM0"].rpartition("/")[2]
+        config = dataclasses.replace(s3_bucket, host="127.0.0.1", port=proxy.port, prefix=prefix)
+
+        def hold_up(request: Request) -> Fate:
+            if "X-Amz-Signature" in request.target:
+                time.sleep(4)
+            return PASS
+
+        proxy.rule = hold_up
+        with S3Store(config) as slow:
+            slow.exists("data/aa/x")
+            permit = Permit(LEASE_KEY, Version(""), slow.now() + 2)
+            with pytest.raises(PreconditionFailed, match="has expired"):
+                slow.delete_many(["data/aa/x"], permit)
+            assert store.exists("data/aa/x")
+            proxy.rule = lambda _: PASS
+            with pytest.raises(PreconditionFailed, match="has expired"):
+                slow.delete_many(["data/aa/x"], permit)
+            assert slow.delete_many(["data/aa/x", "data/aa/y"], dataclasses.replace(permit, expires=slow.now() + 60))
+            assert not store.exists("data/aa/x")
+
+
+@pytest.mark.parametrize("many", [True, False])
+def test_an_endpoint_without_deletion_of_many(s3_bucket: S3Config, many: bool) -> None:
+    with Proxy(s3_bucket) as proxy:
+        proxy.rule = lambda request: (
+            Fate(forward=False, answer=answer(501, "NotImplemented")) if request.method == "POST" and not many else PASS
+        )
+        config = dataclasses.replace(s3_bucket, host="127.0.0.1", port=proxy.port, prefix="many")
+        with S3Store(config) as store:
+            keys = [f"data/{number:02x}/<&>{number}" for number in range(5)]
+            for key in keys:
+                store.put(key, b"x")
+            permit = Permit(LEASE_KEY, Version(""), store.now() + 60)
+            assert store.delete_many(keys[:3], permit)
+            assert store.delete_many(keys[3:], permit)
+            assert list(store.list("data/")) == []
+            methods = [request.method for request in proxy.requests]
+            assert methods.count("POST") == (2 if many else 1)
+            assert methods.count("DELETE") == (0 if many else 5)
+
+
+def test_a_deletion_without_an_answer(s3: ReleaseManager, s3_bucket: S3Config, tmp_path: Path) -> None:
+    """It may be carried out later, so nobody may publish before it is certain that it will not be."""
+    with_garbage(s3, tmp_path)
+    with Proxy(s3_bucket) as proxy:
+        lost = 0
+
+        def lose_one(request: Request) -> Fate:
+            nonlocal lost
+            if "X-Amz-Signature" in request.target and not lost:
+                lost += 1
+                return LOSE
+            return PASS
+
+        proxy.rule = lose_one
+        other = s3.another("other")
+        prefix = s3.settings["CVMFS_STRATUM0"].rpartition("/")[2]
+        config = dataclasses.replace(s3_bucket, host="127.0.0.1", port=proxy.port, prefix=prefix)
+        other.configure(**s3_settings(config, other.base / "s3.conf"))
+        report = gc(other)
+    assert lost == 1
+    assert "ends by itself within 4 minutes" in report.warnings[0]
+    with pytest.raises(LeaseHeld):
+        s3.ingest(mirror(tmp_path / "first"))
+    s3.expire_lease(CLOCK_MARGIN + 1)
+    s3.ingest(mirror(tmp_path / "first"))
+    s3.check()
+
+
+# Interruptions
+
+
+def test_death_at_every_operation(template: Path, tmp_path: Path) -> None:
+    manager = from_template(template, tmp_path / "alive")
+    with_garbage(manager, tmp_path)
+    shutil.copytree(tmp_path / "alive" / "storage", tmp_path / "storage")
+    environment = FaultyEnvironment(manager)
+    collect(environment, NAME, GcOptions(revisions=0))
+    expected = content(manager)
+    operations = environment.faulty.operations
+    first = operations.index(("put_if_match", MANIFEST_KEY))
+    for number in range(first, len(operations)):
+        shutil.rmtree(tmp_path / "alive" / "storage")
+        shutil.copytree(tmp_path / "storage", tmp_path / "alive" / "storage")
+        dies_doing(
+            manager, Fault(nth=number + 1, die="before"), lambda mortal: collect(mortal, NAME, GcOptions(revisions=0))
+        )
+        problems = check(manager.environment, NAME, integrity=True).problems
+        assert [text for text in problems if not text.startswith(REFLOG_KEY)] == [], operations[number]
+        abort_quietly(manager)
+        gc(manager)
+        assert content(manager) == expected, operations[number]
+        manager.check()
+
+
+def dies_doing(manager: ReleaseManager, fault: Fault, do: Callable[[FaultyEnvironment], object]) -> None:
+    child = _in_child(lambda: do(FaultyEnvironment(manager, [fault])) and None)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == EXIT_CODE
+
+
+def abort_quietly(manager: ReleaseManager) -> None:
+    with contextlib.suppress(NotInTransaction):
+        abort(manager.environment, NAME, force=True)
+
+
+def test_what_was_being_deleted_cannot_be_tagged(local: ReleaseManager, tmp_path: Path) -> None:
+    collectable(local)
+    local.ingest(mirror(make(tmp_path / "first", precious="precious" * 1000)))
+    condemned = local.manifest().root_hash
+    for number in range(2):
+        local.ingest(mirror(make(tmp_path / f"next{number}", other=f"{number}")))
+    broken = Fault(operations=("delete_many",), error=StorageError("broken"), done=True)
+    with pytest.raises(StorageError, match="broken"):
+        collect(FaultyEnvironment(local, [broken]), NAME, GcOptions(revisions=0))
+    abort_quietly(local)
+    local.refuses("tag", "-a", "old", "-h", condemned.hex, says=["was being deleted by a garbage collection"])
+    gc(local)
+    local.refuses("tag", "-a", "old", "-h", condemned.hex, says=["has no root catalog"])
+    local.check()
+
+
+# What is preserved
+
+
+def test_revisions_by_their_age(local: ReleaseManager, tmp_path: Path) -> None:
+    """Those that are young enough, and, as CernVM-FS does, one more."""
+    collectable(local)
+    roots = []
+    for number in range(6):
+        local.ingest(mirror(make(tmp_path / f"{number}", file=f"{number}")))
+        roots.append(local.manifest().root_hash)
+    now = int(time.time())
+    with local.store() as store:
+        reflog = Reflog.parse(store.get(REFLOG_KEY))
+        for age, root in enumerate(reversed(roots)):
+            reflog.add(root, now - age * 1000)
+        store.put(REFLOG_KEY, reflog.serialise())
+    report = collect(local.environment, NAME, GcOptions(newer_than=now - 2500))
+    with local.store() as store:
+        there = [store.exists(root.key()) for root in roots]
+    assert there == [False, False, True, True, True, True]
+    assert report.condemned_revisions == 2
+    local.check()
+
+
+def test_old_tag_databases(local: ReleaseManager, tmp_path: Path) -> None:
+    """They and the like go with the last revision that may have used them; those in use stay, however old."""
+    collectable(local)
+    for number in range(3):
+        local.ingest(mirror(make(tmp_path / f"{number}", file=f"{number}")))
+    manifest = local.manifest()
+    with local.store() as store:
+        reflog = Reflog.parse(store.get(REFLOG_KEY))
+        for kind in ReferenceType:
+            for name, _ in reflog.references(kind):
+                reflog.add(name, 1000 if name != manifest.root_hash else 2000)
+        store.put(REFLOG_KEY, reflog.serialise())
+    gc(local)
+    with local.store() as store:
+        kept = {info.key for info in store.list("data/") if info.key[-1] in "HMX"}
+        left = Reflog.parse(store.get(REFLOG_KEY))
+    used = {manifest.history, manifest.certificate, manifest.meta_info} - {None}
+    assert kept == {name.key() for name in used if name is not None}
+    assert {name for kind in list(ReferenceType)[1:] for name, _ in left.references(kind)} == used
+    local.check()
+
+
+@pytest.mark.parametrize("tagged", [True, False])
+def test_nothing_is_deleted_when_something_preserved_cannot_be_read(
+    local: ReleaseManager, tmp_path: Path, tagged: bool
+) -> None:
+    collectable(local)
+    nested = {"nested__.cvmfscatalog": "", "nested__a": "a"}
+    local.ingest(mirror(make(tmp_path / "first", **nested)), tag="keep" if tagged else None)
+    root = local.manifest().root_hash
+    lost = next(key for key in reachable(local, root) if key.endswith("C") and key != root.key())
+    for number in range(3 if tagged else 0):
+        local.ingest(mirror(make(tmp_path / f"{number}", file=f"{number}")))
+    with local.store() as store:
+        store.delete(lost)
+    before = content(local)
+    where = "tag keep" if tagged else "newest revision"
+    local.refuses(
+        "gc", "-r", "0", "-f", says=[lost, f"The catalog of /sw/nested in the {where}", "nothing was deleted"]
+    )
+    assert content(local) == before
+
+
+def test_a_lost_reflog_is_rebuilt(local: ReleaseManager, tmp_path: Path) -> None:
+    with_garbage(local, tmp_path)
+    with local.store() as store:
+        store.delete(REFLOG_KEY)
+    local.refuses("gc", "-r", "0", "-d", says=["has no reflog", "cvmfs_server check -r"])
+    assert gc(local).condemned_revisions == 2
+    local.check()
+
+
+def test_damaged_catalogs_that_nobody_needs(local: ReleaseManager, tmp_path: Path) -> None:
+    collectable(local)
+    local.ingest(mirror(make(tmp_path / "first", file="of the first")))
+    root = local.manifest().root_hash
+    for number in range(2):
+        local.ingest(mirror(make(tmp_path / f"{number}", file=f"{number}")))
+    with local.store() as store:
+        store.put(root.key(), b"garbage")
+    report = gc(local)
+    assert "gc --orphans" in report.warnings[0]
+    local.check()
+    assert gc(local, orphans_before=int(time.time()) + 10).orphans == 1
+    local.check()
+
+
+def test_orphans(manager: ReleaseManager, tmp_path: Path) -> None:
+    """What a publish that was killed has uploaded; but nothing that is young, and nothing that is no object."""
+    collectable(manager)
+    manager.ingest(mirror(make(tmp_path / "first", file="first")))
+    gc(manager)
+    needed = content(manager)
+    orphans = [
+        f"data/{number:02x}/{'0' * 38}{suffix}" for number, suffix in enumerate(["", "P", "C", "-shake128", "H"])
+    ]
+    strange = ["data/00/README", "data/ab/" + "0" * 38 + "-md5000"]
+    with manager.store() as store:
+        for key in orphans + strange:
+            store.put(key, b"orphan")
+    assert gc(manager, orphans_before=int(time.time()) - 60).orphans == 0
+    found = gc(manager, orphans_before=int(time.time()) + 60, dry_run=True)
+    report = gc(manager, orphans_before=int(time.time()) + 60)
+    assert report.orphans == report.condemned_objects == found.orphans
+    assert report.orphan_bytes >= len(orphans) * len(b"orphan")
+    with manager.store() as store:
+        assert not any(map(store.exists, orphans))
+        assert all(map(store.exists, strange))
+    assert content(manager) - set(strange) == needed
+    manager.check()
+
+
+# The command
+
+
+def test_the_command(local: ReleaseManager, tmp_path: Path) -> None:
+    with_garbage(local, tmp_path)
+    log, configured = tmp_path / "log", tmp_path / "configured"
+    local.configure(CVMFS_GC_DELETION_LOG=str(configured))
+    before = content(local)
+    assert local.server("gc", "-r", "0", stdin=b"n\n").code == 1
+    listed = local.server("gc", "-r", "0", "-d", "-l").succeeded().stdout.splitlines()
+    assert content(local) == before
+    assert configured.read_text().count("\n") == len(listed) + 2
+    assert re.fullmatch(
+        r"test.example.org: 3 revisions preserved; 2 revisions and \d+ objects would be deleted\.", listed[-1]
+    )
+    names = {line.removeprefix("Sweep: ") for line in listed[:-1]}
+    report = local.server("gc", "-r", "0", "-f", "--json", "-L", log).succeeded().document
+    assert (report["condemned_objects"], report["dry_run"]) == (len(names), False)
+    lines = log.read_text().splitlines()
+    assert lines[0].startswith("# Garbage Collection started at ")
+    assert lines[-2].startswith("# Garbage Collection finished at ")
+    assert set(lines[1:-2]) == names
+    assert local.server("gc", "-a", "-f").succeeded().stdout.startswith("test.example.org: 3 revisions preserved")
+    with local.store() as store:
+        assert abs((last_time(store, "last_gc") or 0) - time.time()) < 60
+
+
+def test_refusals(local: ReleaseManager, tmp_path: Path) -> None:
+    local.refuses(
+        "gc", "-f", says=["Garbage collection is not enabled for test.example.org", "CVMFS_GARBAGE_COLLECTION"]
+    )
+    with_garbage(local, tmp_path)
+    local.refuses("gc", "-f", "-L", "/nowhere/log", says=["Cannot write the deletion log /nowhere/log"])
+    other = local.another("other")
+    other.server("transaction").succeeded()
+    local.refuses("gc", "-f", says=["has a transaction open"])
+    other.refuses("gc", "-f", says=["has the transaction", "open here"])
+    local.server("gc", "-d").succeeded()
+    assert other.server("gc", "-f", "-a").code == 1
+
+
+# After a publish
+
+
+def test_automatically(local: ReleaseManager, tmp_path: Path) -> None:
+    collectable(local)
+    local.configure(CVMFS_AUTO_GC="true", CVMFS_AUTO_GC_TIMESPAN="now")
+    local.ingest(mirror(make(tmp_path / "first", precious="precious" * 1000)))
+    with local.store() as store:
+        first = last_time(store, "last_gc")
+        assert first is not None
+        gone = local.manifest().root_hash.key()
+        for number in range(4):
+            local.ingest(mirror(make(tmp_path / f"{number}", file=f"{number}")))
+        assert last_time(store, "last_gc") == first
+        assert store.exists(gone)
+        time.sleep(1.1)
+        local.configure(CVMFS_AUTO_GC_LAPSE="now")
+        time.sleep(1.1)
+        assert local.ingest(mirror(make(tmp_path / "last", file="last"))).warnings == []
+        assert (last_time(store, "last_gc") or 0) > first
+        assert not store.exists(gone)
+    local.check()
+    local.configure(CVMFS_AUTO_GC_TIMESPAN="whenever")
+    local.refuses("ingest", "-d", "sw", says=["CVMFS_AUTO_GC_TIMESPAN=whenever is no point in time"])

@@ -28,7 +28,7 @@ from cvmfs_publisher.operations.resign import resign_manifest, resign_whitelist
 from cvmfs_publisher.operations.transaction import Session, abort, find_session, open_transaction
 from cvmfs_publisher.repository.lease import CLOCK_MARGIN, LEASE_KEY
 from cvmfs_publisher.storage.faults import Fault
-from operations.managers import NAME, ReleaseManager, mirror
+from operations.managers import NAME, ReleaseManager, make, mirror
 from operations.reading import below, on_disk, published
 from operations.stores import FaultyEnvironment, MeanwhileEnvironment
 
@@ -336,3 +336,19 @@ def test_a_lease_object_that_is_damaged(manager: ReleaseManager, damaged: bytes)
         assert f"{LEASE_KEY} is no lease" in outcome.stderr
         assert "If nobody is publishing, delete that object" in outcome.stderr
         assert not list(manager.spool.iterdir())
+
+
+def test_a_lost_lease_calls_the_publish_off(
+    local: ReleaseManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is still to be uploaded would be in vain."""
+    monkeypatch.setattr(transaction, "_RENEW_EVERY", 0.05)
+    large = make(tmp_path / "large", **{f"f{number}": f"{number}" for number in range(400)})
+    slow = FaultyEnvironment(local, [Fault(operations=("put",), keys="data/*", delay=0.05, times=10_000)])
+    open_transaction(slow, NAME)
+    other = local.another("other")
+    threading.Timer(0.5, abort, [other.environment, NAME], {"force": True}).start()
+    with pytest.raises(NotInTransaction):
+        publish(slow, NAME, ChangeSet((mirror(large),)), PublishOptions())
+    uploaded = [key for operation, key in slow.faulty.operations if operation == "put"]
+    assert len(uploaded) < 400

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cvmfs_publisher.errors import AccessDenied, ConfigurationError, PreconditionFailed, QuotaExceeded
-from cvmfs_publisher.storage import LocalStore, open_store
+from cvmfs_publisher.storage import LocalStore, Permit, local, open_store
 
 
 def test_has_upstreams_layout(tmp_path: Path) -> None:
@@ -110,3 +110,48 @@ def test_orders_processes(tmp_path: Path) -> None:
     for child in children:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert store.get("counter") == b"100"
+
+
+def test_objects_are_on_disk_before_what_refers_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(local, "_syncfs", lambda _: seen.append((tmp_path / ".cvmfspublished").exists()))
+    store = LocalStore(tmp_path)
+    version = store.put_if_absent(".cvmfspublished", b"1")
+    assert seen == []
+    store.put("data/ab/cd", b"x")
+    version = store.put_if_match(".cvmfspublished", b"2", version)
+    store.put_if_match(".cvmfspublished", b"3", version)
+    assert seen == [True]
+    LocalStore(tmp_path / "other").put_if_absent(".cvmfspublished", b"1")
+    monkeypatch.undo()
+    store.put("data/ab/cd", b"y")
+    store.put_if_absent(".lease", b"")  # the real one
+
+
+def test_leftovers_of_killed_publishers_go(tmp_path: Path) -> None:
+    temporary = tmp_path / "data" / "txn"
+    temporary.mkdir(parents=True)
+    names = {"old": "tmp0123456789abcdef", "young": "tmpfedcba9876543210", "others": "upstreams.tmp"}
+    for name in names.values():
+        (temporary / name).write_bytes(b"x")
+    for name in ("old", "others"):
+        os.utime(temporary / names[name], (0, 0))
+    LocalStore(tmp_path).put("data/ab/cd", b"x")
+    assert {path.name for path in temporary.iterdir()} == {names["young"], names["others"]}
+
+
+def test_deletes_only_while_the_lease_is_as_it_was(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.put("data/ab/cd", b"x")
+    version = store.put_if_absent("lease", b"1")
+    permit = Permit("lease", version, 0)
+    store.put("lease", b"2")
+    with pytest.raises(PreconditionFailed, match="was replaced"):
+        store.delete_many(["data/ab/cd"], permit)
+    store.delete("lease")
+    with pytest.raises(PreconditionFailed, match="is gone"):
+        store.delete_many(["data/ab/cd"], permit)
+    assert store.exists("data/ab/cd")
+    store.put("lease", b"1")
+    assert store.delete_many(["data/ab/cd", "data/no/such", "data/ab/cd/e"], permit)
+    assert not store.exists("data/ab/cd")

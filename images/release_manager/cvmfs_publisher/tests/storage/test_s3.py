@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import hashlib
 import http.client
 import json
 import ssl
@@ -21,6 +22,7 @@ from cvmfs_publisher.errors import (
     AccessDenied,
     EndpointUnreachable,
     ObjectNotFound,
+    OvertakenWrite,
     PreconditionFailed,
     PublisherError,
     QuotaExceeded,
@@ -579,3 +581,30 @@ def test_anonymous_requests(proxy: Proxy, make_s3: MakeS3, store_s3: S3Store) ->
         store.put("a", b"y")
     through(proxy, make_s3, access_key="", secret_key="").get("a")
     assert "authorization" not in proxy.requests[0].headers
+
+
+@pytest.mark.parametrize("theirs", [b"theirs", None])
+def test_a_write_that_was_overtaken(proxy: Proxy, make_s3: MakeS3, theirs: bytes | None) -> None:
+    """It may have been there for a time: nobody knows, and nobody says otherwise."""
+    with make_s3(host="127.0.0.1", port=proxy.port) as store, make_s3() as other:
+        version = store.put("key", b"before")
+        store.put_if_match("key", b"before", version)  # the form of conditions is known now
+        written = threading.Event()
+
+        def overtake(request: Request) -> Fate:
+            if request.method != "PUT" or written.is_set():
+                return PASS
+            written.set()
+            return LOSE
+
+        def then(request: Request) -> Fate:
+            if request.method == "PUT" and written.is_set():
+                proxy.rule = lambda _: PASS
+                other.put("key", theirs) if theirs is not None else other.delete("key")
+                return PASS
+            return overtake(request)
+
+        proxy.rule = then
+        version = Version(hashlib.md5(b"before", usedforsecurity=False).hexdigest())
+        with pytest.raises(OvertakenWrite, match="whether ours was there for a time is not known"):
+            store.put_if_match("key", b"ours", version)

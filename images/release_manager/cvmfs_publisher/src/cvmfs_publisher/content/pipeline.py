@@ -148,7 +148,7 @@ class ContentPipeline(Generic[Arg]):
             if error is None:
                 collections.deque(self.drain(), maxlen=0)
             else:
-                self._call_off(error)
+                self.call_off(error)
         finally:
             with self._lock:
                 self._closing = True
@@ -217,7 +217,8 @@ class ContentPipeline(Generic[Arg]):
             self._batch_bytes = 0
             self._work.notify()
 
-    def _call_off(self, error: BaseException) -> None:
+    def call_off(self, error: BaseException) -> None:
+        """Break off what is not done yet; the submitting thread gets `error`."""
         with self._lock:
             if self._error is None:
                 self._error = error
@@ -253,7 +254,7 @@ class ContentPipeline(Generic[Arg]):
                 else:
                     self._take_batch(batch or [], buffer)
             except BaseException as error:  # its place is the thread that submits
-                self._call_off(error)
+                self.call_off(error)
 
     def _take_batch(self, batch: list[_Task[Arg]], buffer: memoryview) -> None:
         for task in batch:

@@ -42,24 +42,30 @@ from ..errors import (
     CorruptObject,
     ObjectNotFound,
     PreconditionFailed,
+    PublisherError,
     RepositoryError,
     StorageError,
     UsageError,
 )
 from ..paths import ROOT, display
-from ..repository import Lease, Repository
+from ..repository import Lease, Repository, ServerConfig
 from ..repository.lease import CLOCK_MARGIN, LIFETIME
 from ..repository.reflog import ReferenceType, Reflog
+from ..repository.status import last_time, note_time
 from ..storage import Cancellation, ObjectStore
+from .condemned import read_condemned, write_condemned
+from .dates import point_in_time
 from .environment import Environment
 from .reflogs import rebuild_reflog
 from .transaction import exclusive
 from .traversal import CatalogTraversal, Found, Visit
 
+LAST_GC = "last_gc"
 _BATCH = 250  # objects per deletion; the store should be done with them well before others may take the lease
 _MOST_WORKERS = 8  # with so many, Ceph deletes fastest
 _WAVE = 50_000  # digests that are gathered before they are looked up and deleted
 _KEY = re.compile(r"data/([0-9a-f]{2})/([0-9a-f]{38}(?:-[a-z0-9]+)?[CHMPX]?)", re.ASCII)
+_AUXILIARY = (ReferenceType.CERTIFICATE, ReferenceType.HISTORY, ReferenceType.METAINFO)
 _PREFIXES = [f"data/{number:02x}/" for number in range(256)]
 _LISTERS = 8
 
@@ -112,6 +118,41 @@ class GcReport:
     orphan_bytes: int = 0
     seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
+
+
+def automatic(settings: ServerConfig) -> GcOptions | None:
+    """Return what a publish that is due to collect garbage collects; None when it shall not.
+
+    :raises ConfigurationError: when ``CVMFS_AUTO_GC_TIMESPAN`` or ``CVMFS_AUTO_GC_LAPSE`` are no times
+    """
+    if not settings.flag("CVMFS_AUTO_GC", default=False):
+        return None
+    _deadline(settings)
+    span = settings.get("CVMFS_AUTO_GC_TIMESPAN") or "3 days ago"
+    return GcOptions(newer_than=point_in_time(span, "CVMFS_AUTO_GC_TIMESPAN"))
+
+
+def collect_if_due(environment: Environment, name: str, options: GcOptions | None) -> list[str]:
+    """Collect garbage after a publish, if the last collection is long enough ago.
+
+    :param options: from `automatic`
+    :returns: warnings: the revision is published, whatever comes of this
+    """
+    if options is None:
+        return []
+    settings = environment.settings(name)
+    try:
+        with environment.open(name, settings) as repository:
+            last = last_time(repository.store, LAST_GC)
+            if not repository.manifest.garbage_collectable or (last is not None and last >= _deadline(settings)):
+                return []
+        return collect(environment, name, options).warnings
+    except PublisherError as error:
+        return [f"The automatic garbage collection failed: {error}"]
+
+
+def _deadline(settings: ServerConfig) -> int:
+    return point_in_time(settings.get("CVMFS_AUTO_GC_LAPSE") or "1 day ago", "CVMFS_AUTO_GC_LAPSE")
 
 
 def collectable(environment: Environment) -> list[str]:
@@ -203,7 +244,11 @@ class _Collection:
             self._sweep(reflog, condemned, _Pretender())
             return
         key = self._environment.repository_key(self._repository.name)
+        store = self._repository.store
         self._repository.fence(key, self._lease, reflog)
+        noted, version = read_condemned(store)
+        going = {root.hex for root in condemned}
+        version = write_condemned(store, noted | going, version)
         with _Sweeper(self._repository.store, self._lease) as sweeper:
             self._sweep(reflog, condemned, sweeper)
         if not sweeper.is_certain:
@@ -214,6 +259,11 @@ class _Collection:
         self._report.warnings += self._repository.commit(
             self._repository.manifest, key, lease=self._lease, reflog=reflog
         )
+        write_condemned(store, noted - going, version)
+        try:
+            note_time(store, LAST_GC)
+        except StorageError as error:
+            self._report.warnings.append(f"The time of this garbage collection was not noted: {error}")
 
     # Mark
 
@@ -289,7 +339,9 @@ class _Collection:
         self._delete(auxiliary, sweeper)
         for content_hash in auxiliary:
             swept.add(content_hash.digest, content_hash.suffix)
-        for content_hash in self._in_use():
+        # Tag databases and the like that are not outdated have no other sign that they are no orphans
+        named = itertools.chain.from_iterable(map(reflog.references, _AUXILIARY))
+        for content_hash in (*self._in_use(), *(content_hash for content_hash, _ in named)):
             self._preserved.add(content_hash.digest, content_hash.suffix)
         if self._options.orphans_before is not None:
             self._sweep_orphans(self._options.orphans_before, swept, sweeper)
@@ -349,8 +401,7 @@ class _Collection:
     def _outdated(self, reflog: Reflog) -> list[ContentHash]:
         """Return the tag databases, certificates and meta information that only older revisions have used."""
         current = self._in_use()
-        kinds = (ReferenceType.CERTIFICATE, ReferenceType.HISTORY, ReferenceType.METAINFO)
-        references = itertools.chain.from_iterable(map(reflog.references, kinds))
+        references = itertools.chain.from_iterable(map(reflog.references, _AUXILIARY))
         return [item for item, added in references if added < self._oldest and item not in current]
 
     def _in_use(self) -> list[ContentHash]:

@@ -27,6 +27,7 @@ from .apply import ApplyOptions, ChangeReport, ContentDone, apply_changes
 from .checked_out import Checkout, find_checkout, forget_checkout
 from .dates import point_in_time
 from .environment import Environment
+from .gc import automatic, collect_if_due
 from .hooks import Hook, call_hook
 from .known import KnownObjects
 from .properties import choose_requirement, requirement_of, set_properties, with_settings
@@ -151,11 +152,13 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
         history = repository.history()
         tag = _choose_tag(history, settings, options, checkout)
         _oldest_auto_tag(settings)
+        _require_tagged(name, history, checkout)
+        garbage = automatic(settings)
         call_hook(environment, name, Hook.PUBLISH_BEFORE)
         lease = Lease.resume(repository.store, name, session.token)
         lease.renew()  # before the long part: nobody can take it in the meantime, expired as it may be
         warnings = _doubts(settings, options)
-        with kept_alive(lease), environment.scratch(settings) as scratch:
+        with kept_alive(lease) as keeper, environment.scratch(settings) as scratch:
             timestamp = int(time.time())
             with WritableCatalogTree(repository.store, _root(session.begins_with), scratch) as tree:
                 with (
@@ -169,6 +172,7 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
                         scratch=scratch,
                     ) as pipeline,
                 ):
+                    keeper.on_loss(pipeline.call_off)
                     apply_options = _apply_options(
                         environment, settings, options, repository.store, scratch, progress, session
                     )
@@ -202,6 +206,8 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
                     warnings += repository.commit(manifest, key, lease=lease, tagged=tagged)
         warnings += close_session(environment, settings, session, lease)
         forget_checkout(environment, settings)
+        if changed:
+            warnings += collect_if_due(environment, name, garbage)
         result = _result(repository, base, report, changed, tag if changed else None, checkout, started, warnings)
     call_hook(environment, name, Hook.PUBLISH_AFTER)
     return result
@@ -288,6 +294,15 @@ def _refuse_outside(session: Session, changes: ChangeSet) -> None:
                 f"/{display(path)} is outside /{session.path}, which the transaction was opened for",
                 remedy=f"Open the transaction for the whole repository: cvmfs_server transaction {session.repository}",
             )
+
+
+def _require_tagged(name: str, history: History, checkout: Checkout | None) -> None:
+    """Refuse to publish on top of a revision that garbage collection may have taken: only tags are safe from it."""
+    if checkout is not None and all(tag.root_hash != checkout.root_hash for tag in history.tags()):
+        raise RepositoryError(
+            f"{checkout.tag}, which was checked out, is no tag of {name} any more",
+            remedy=f"Check out another one: cvmfs_server checkout {name}",
+        )
 
 
 def _next_manifest(base: Manifest, settings: ServerConfig, options: PublishOptions) -> Manifest:

@@ -16,6 +16,7 @@ from ..paths import ROOT, display
 from ..repository import History, Repository, Tag
 from ..repository.history import check_description, check_tag_name
 from .checked_out import refuse_checked_out
+from .condemned import require_whole
 from .environment import Environment
 from .snapshots import settle
 from .transaction import exclusive
@@ -164,6 +165,7 @@ def _snapshot(repository: Repository, name: str, description: str, root_hash: Co
     Its time is that of the catalog, whenever the tag is made: clients look for the state at a date
     (``CVMFS_REPOSITORY_DATE``) by the times of tags.
     """
+    require_whole(repository.name, repository.store, root_hash)
     file = scratch / "tagged.db"
     try:
         file.write_bytes(fetch_object(repository.store, root_hash))

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..catalog import CatalogTree
@@ -273,15 +273,43 @@ def _release(lease: Lease) -> list[str]:
     return []
 
 
+class Keeper:
+    """Tells whoever works under a lease that it is lost."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._call_off: Callable[[BaseException], None] | None = None
+        self._error: BaseException | None = None
+
+    def on_loss(self, call_off: Callable[[BaseException], None]) -> None:
+        """Call this, from another thread, once the lease is lost for good; at once if it is."""
+        with self._lock:
+            self._call_off = call_off
+            if self._error is not None:
+                call_off(self._error)
+
+    def lost(self, error: BaseException) -> None:
+        """Say that the lease is lost."""
+        with self._lock:
+            self._error = error
+            if self._call_off is not None:
+                self._call_off(error)
+
+
 @contextlib.contextmanager
-def kept_alive(lease: Lease) -> Iterator[None]:
+def kept_alive(lease: Lease) -> Iterator[Keeper]:
     """Renew a lease in the background for as long as the block takes."""
     leaving = threading.Event()
+    keeper = Keeper()
 
     def run() -> None:
         while not leaving.wait(_RENEW_EVERY):
             try:
                 lease.renew()
+            except (LeaseHeld, NotInTransaction) as error:
+                if not leaving.is_set():
+                    keeper.lost(error)
+                return
             except PublisherError as error:
                 # Not fatal here: who commits renews once more before, and stops if that fails.
                 if not leaving.is_set():
@@ -290,7 +318,7 @@ def kept_alive(lease: Lease) -> Iterator[None]:
     thread = threading.Thread(target=run, name="lease", daemon=True)
     thread.start()
     try:
-        yield
+        yield keeper
     finally:
         leaving.set()
         # Where storage does not answer, a renewal may take minutes. Nobody needs it any more, and a late one cannot

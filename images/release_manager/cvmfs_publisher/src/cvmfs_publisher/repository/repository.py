@@ -31,6 +31,7 @@ from ..errors import (
     ConcurrentPublish,
     CorruptObject,
     ObjectNotFound,
+    OvertakenWrite,
     PreconditionFailed,
     RepositoryExists,
     RepositoryNotFound,
@@ -246,6 +247,12 @@ class Repository:
             lease.renew()
         try:
             self._version = self.store.put_if_match(MANIFEST_KEY, signed, self._version)
+        except OvertakenWrite:
+            raise ConcurrentPublish(
+                f"Somebody else has published {self.name} since revision {self.manifest.revision} was opened; whether "
+                "this publish was visible before that is not known",
+                remedy="See whether the newest revision has it (cvmfs_server info), and publish again if not",
+            ) from None
         except PreconditionFailed:
             raise ConcurrentPublish(
                 f"Somebody else has published {self.name} since revision {self.manifest.revision} was opened; "

@@ -58,6 +58,9 @@ KEYS = (
     _honoured("CVMFS_AUTOCATALOGS", "keep catalogs balanced by nested catalogs that the publisher makes and removes"),
     _honoured("CVMFS_AUTOCATALOGS_MAX_WEIGHT", "entries above which a catalog is split, by default 100000"),
     _honoured("CVMFS_AUTOCATALOGS_MIN_WEIGHT", "entries below which such a catalog is removed, by default 1000"),
+    _honoured("CVMFS_AUTO_GC", "whether a publish collects garbage, now and then"),
+    _honoured("CVMFS_AUTO_GC_LAPSE", "how long ago the last garbage collection must be for that"),
+    _honoured("CVMFS_AUTO_GC_TIMESPAN", "how old the revisions are that it may delete"),
     _honoured("CVMFS_AUTO_TAG", "tag every revision"),
     _honoured("CVMFS_AUTO_TAG_TIMESPAN", "age at which such tags are removed, as date(1) takes it"),
     _honoured("CVMFS_AVG_CHUNK_SIZE", "bytes that the chunks of large files have on average; between the other two"),
@@ -132,9 +135,6 @@ KEYS = (
     _not_needed("CVMFS_UPDATEGEO_MAXDAYS", _GEO),
     _not_needed("CVMFS_UPDATEGEO_MINDAYS", _GEO),
     _not_needed("CVMFS_UPDATEGEO_URLBASE", _GEO),
-    _refused("CVMFS_AUTO_GC", "Run 'cvmfs_server gc' regularly", *_OFF),
-    _refused("CVMFS_AUTO_GC_LAPSE", "Run 'cvmfs_server gc' as often as it says", ""),
-    _refused("CVMFS_AUTO_GC_TIMESPAN", "Give the time to 'cvmfs_server gc -t'", ""),
     _refused("CVMFS_GENERATE_LEGACY_BULK_CHUNKS", "Clients since 2.1.7 do not need them", *_OFF),
     _refused(
         "CVMFS_IGNORE_XDIR_HARDLINKS", "Hard links across directories always become files of their own", "", "true"

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 import time
 from datetime import UTC, datetime
@@ -32,6 +34,11 @@ if TYPE_CHECKING:
     from .cancellation import Cancellation
 
 _TRANSACTIONS = "data/txn"
+_TEMPORARY = re.compile(r"tmp[0-9a-f]{16}", re.ASCII)
+_ABANDONED = 86400.0  # seconds after which a temporary file is nobody's any more
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class LocalStore:
@@ -56,6 +63,8 @@ class LocalStore:
         umask = os.umask(0)
         os.umask(umask)
         self._file_mode = 0o666 & ~umask
+        self._is_dirty = False
+        self._is_tidy = False
 
     @property
     def concurrency(self) -> int:
@@ -107,6 +116,7 @@ class LocalStore:
         with self._locked():
             if self.exists(key):
                 raise PreconditionFailed(f"{self._path(key)} exists already")
+            self._sync()
             return self._write(key, data)
 
     def put_if_match(self, key: str, data: Bytes, version: Version) -> Version:
@@ -117,6 +127,7 @@ class LocalStore:
                 raise PreconditionFailed(f"{self._path(key)} is gone") from None
             if current != version:
                 raise PreconditionFailed(f"{self._path(key)} was replaced by somebody else")
+            self._sync()
             return self._write(key, data)
 
     def delete(self, key: str) -> None:
@@ -187,6 +198,19 @@ class LocalStore:
     def _path(self, key: str) -> Path:
         return self._root / key
 
+    def _sync(self) -> None:
+        """Let a power cut spare the objects written so far, before what may refer to them is written."""
+        if self._is_dirty:
+            self._is_dirty = False
+            descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                _syncfs(descriptor)
+            except OSError as error:
+                self._is_dirty = True
+                raise self._translate(error, "synchronise", "") from error
+            finally:
+                os.close(descriptor)
+
     def _write(self, key: str, data: Bytes) -> Version:
         target = self._path(key)
         temporary = self._temporary / f"tmp{secrets.token_hex(8)}"
@@ -209,6 +233,8 @@ class LocalStore:
             if isinstance(error, OSError):
                 raise self._translate(error, "write", key) from error
             raise
+        if key.startswith("data/"):
+            self._is_dirty = True  # only now: another thread may have synchronised meanwhile
         return _version(data)
 
     def _make_directories(self, target: Path) -> None:
@@ -222,11 +248,21 @@ class LocalStore:
                 (target.parent.parent / f"{number:02x}").mkdir(exist_ok=True)
 
     def _create(self, temporary: Path) -> FileIO:
+        if not self._is_tidy:
+            self._is_tidy = True
+            self._tidy()
         try:
             return open(temporary, "xb", buffering=0)
         except FileNotFoundError:
             self._temporary.mkdir(parents=True, exist_ok=True)
             return open(temporary, "xb", buffering=0)
+
+    def _tidy(self) -> None:
+        """Remove what publishers that were killed have left."""
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(self._temporary):
+                if _TEMPORARY.fullmatch(entry.name) and entry.stat().st_mtime < time.time() - _ABANDONED:
+                    os.unlink(entry.path)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -252,6 +288,13 @@ class LocalStore:
             case errno.ENOSPC | errno.EDQUOT:
                 return QuotaExceeded(text, remedy="Free space on that file system, then try again")
         return StorageError(text, remedy="See whether that file system is in order")
+
+
+def _syncfs(descriptor: int) -> None:
+    """Write a whole file system to its disk: one call, where fsync would need one for each file and directory."""
+    if _LIBC.syncfs(descriptor) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def _device(path: Path) -> int:

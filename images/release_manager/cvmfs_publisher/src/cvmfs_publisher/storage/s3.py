@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import hashlib
 import os
@@ -22,6 +23,7 @@ from ..errors import (
     ConfigurationError,
     EndpointUnreachable,
     ObjectNotFound,
+    OvertakenWrite,
     PreconditionFailed,
     QuotaExceeded,
     StorageError,
@@ -352,13 +354,11 @@ class S3Store:
             return self._done("write", key, answer)
         if answer.uncertain:
             # An earlier attempt may have succeeded without our hearing of it; then the object is what we wrote.
-            try:
+            with contextlib.suppress(ObjectNotFound):
                 current, version = self.get_versioned(key)
-            except ObjectNotFound:
-                pass
-            else:
                 if current == data:
                     return version
+            raise OvertakenWrite(f"{self._name(key)} {otherwise}; whether ours was there for a time is not known")
         raise PreconditionFailed(f"{self._name(key)} {otherwise}")
 
     def _probe_conditions(self) -> ConditionForm:
@@ -419,6 +419,8 @@ def _failed_keys(body: bytes) -> list[str]:
             if text.get("Code") != "NoSuchKey":
                 failed.append(text.get("Key", ""))
     return failed
+
+
 def _signer(config: S3Config) -> Signer:
     return Signer(config.access_key, config.secret_key, config.region, config.session_token)
 
