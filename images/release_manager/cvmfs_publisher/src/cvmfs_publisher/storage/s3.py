@@ -358,7 +358,10 @@ class S3Store:
                 current, version = self.get_versioned(key)
                 if current == data:
                     return version
-            raise OvertakenWrite(f"{self._name(key)} {otherwise}; whether ours was there for a time is not known")
+            raise OvertakenWrite(
+                f"{self._name(key)} {otherwise}; whether ours was there for a time is not known",
+                remedy="Look at the repository, then run the command again if need be",
+            )
         raise PreconditionFailed(f"{self._name(key)} {otherwise}")
 
     def _probe_conditions(self) -> ConditionForm:
