@@ -153,7 +153,7 @@ class Steps(RuleBasedStateMachine):
 
     def as_changes(self) -> None:
         """As several sources and deletions."""
-        changes: list[dict[str, Any]] = [{"delete": os.fsdecode(path)} for path in self._gone()]
+        changes: list[dict[str, Any]] = [{"delete": os.fsdecode(path)} for path in self._gone(new_directories=True)]
         for number, entry in enumerate(sorted(os.scandir(self.shadow), key=lambda entry: entry.name)):
             if entry.is_dir(follow_symlinks=False):
                 mode = "mirror" if number % 2 else "merge"
@@ -183,12 +183,17 @@ class Steps(RuleBasedStateMachine):
         change_set = json.dumps({"version": 1, "changes": changes})
         self.judge.native.server("publish", "--changes", "-", stdin=change_set)
 
-    def _gone(self) -> list[bytes]:
-        """Return what is published and either is not in the directory, or no directory there any more."""
+    def _gone(self, *, new_directories: bool = False) -> list[bytes]:
+        """Return what is published and either is not in the directory, or no directory there any more.
+
+        :param new_directories: or was none before
+        """
         tree = read_directory(self.shadow)
         gone: list[bytes] = []
         for path, node in sorted(self.published.items()):
-            there = path in tree and (tree[path].is_directory or not node.is_directory)
+            there = path in tree and (
+                tree[path].is_directory == node.is_directory or (tree[path].is_directory and not new_directories)
+            )
             if not there and not any(is_below(path, other) for other in gone):
                 gone.append(path)
         return gone

@@ -24,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-d", "--delete", action="append", default=[], metavar="PATH", help="what to remove first; repeatable"
     )
+    parser.add_argument(
+        "--fastdelete",
+        "--fast-delete",
+        action="store_true",
+        help="drop nested catalogs whole; always done",
+    )
     parser.add_argument("-c", "--catalog", action="store_true", help="make the base directory a nested catalog")
     parser.add_argument("-u", "--user", help="owner of the content")
     parser.add_argument("-g", "--group", help="group of the content; needs --user")
@@ -42,8 +48,8 @@ def run(options: argparse.Namespace) -> int:
     name = environment.resolve((options.repository or "").partition("/")[0] or None)
     changes = ChangeSet.of_ingest(
         source=options.directory or options.tar_file,
-        base_dir=options.base_dir,
-        delete=options.delete,
+        base_dir=_inside(options.base_dir, name) if options.base_dir is not None else None,
+        delete=[_inside(path, name) for path in options.delete],
         mirror=options.mirror,
         nested_catalog=options.catalog,
         user=options.user,
@@ -54,3 +60,9 @@ def run(options: argparse.Namespace) -> int:
     result = ingest(environment, name, changes, publish_options, dry_run=options.dry_run)
     output.print_publish(result, json=options.json, verbose=options.verbose)
     return 0
+
+
+def _inside(path: str, name: str) -> str:
+    """Return a path inside the repository. As in upstream since 2.13, it can be one of the mounted repository, too."""
+    mounted = f"/cvmfs/{name}"
+    return path.removeprefix(mounted) or "/" if f"{path}/".startswith(f"{mounted}/") else path

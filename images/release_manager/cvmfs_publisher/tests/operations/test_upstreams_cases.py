@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What CernVM-FS's own server test suite asks for and no other test here does; docs/compatibility.md has all of it."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from operations.managers import NAME, ReleaseManager, make
+from operations.reading import below, on_disk, published
+from operations.trees import pack
+
+MARKER = ".cvmfscatalog"
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    """Return bytes that are cut into more than one chunk if `size` is more than 64 KiB."""
+    return random.Random(seed).randbytes(size)  # noqa: S311
+
+
+def mirror(manager: ReleaseManager, source: Path, base: str = "sw") -> frozenset[bytes]:
+    """Mirror a directory, see that it is there and that nothing is wrong, and return where catalogs are."""
+    manager.server("ingest", "--mirror", "--directory", source, "-b", base).succeeded()
+    manager.check()
+    found = published(manager)
+    assert below(found.tree, base.encode()) == on_disk(source)
+    return found.catalogs
+
+
+# Chunked files (511 to 514)
+
+
+def test_chunked_files_come_and_go(local: ReleaseManager, tmp_path: Path) -> None:
+    source = make(tmp_path / "source", large=noise(300_000), small="small")
+    mirror(local, source)
+    with (source / "large").open("r+b") as file:
+        file.seek(150_000)
+        file.write(b"something else in the middle")
+    mirror(local, source)
+    (source / "large").write_bytes(b"no longer large")
+    mirror(local, source)
+    (source / "small").write_bytes(noise(200_000, 1))
+    mirror(local, source)
+    (source / "small").unlink()
+    mirror(local, source)
+    assert b"sw/small" not in published(local).tree
+
+
+def test_chunks_move_with_their_catalog(local: ReleaseManager, tmp_path: Path) -> None:
+    source = make(tmp_path / "source", outer__large=noise(300_000), outer__inner__large=noise(250_000, 1))
+    assert mirror(local, source) == {b""}
+    (source / "outer" / MARKER).touch()
+    assert mirror(local, source) == {b"", b"sw/outer"}
+    (source / "outer" / "inner" / MARKER).touch()
+    assert mirror(local, source) == {b"", b"sw/outer", b"sw/outer/inner"}
+    (source / "outer" / MARKER).unlink()
+    assert mirror(local, source) == {b"", b"sw/outer/inner"}
+    (source / "outer" / "inner" / MARKER).unlink()
+    assert mirror(local, source) == {b""}
+
+
+# Nested catalogs (547, 548, 526, 631)
+
+
+def test_a_catalog_between_two_others(local: ReleaseManager, tmp_path: Path) -> None:
+    source = make(tmp_path / "source", a__b__c__d__file="deep", a__b__c__other="less", a__first="first")
+    (source / "a" / "b" / "c" / "d" / MARKER).touch()
+    assert mirror(local, source) == {b"", b"sw/a/b/c/d"}
+    (source / "a" / MARKER).touch()
+    assert mirror(local, source) == {b"", b"sw/a", b"sw/a/b/c/d"}
+    (source / "a" / "b" / MARKER).touch()
+    (source / "a" / "b" / "c" / MARKER).touch()
+    assert mirror(local, source) == {b"", b"sw/a", b"sw/a/b", b"sw/a/b/c", b"sw/a/b/c/d"}
+
+
+@pytest.mark.parametrize("kind", ["file", "symlink"])
+def test_a_directory_with_catalogs_becomes_something_else(local: ReleaseManager, tmp_path: Path, kind: str) -> None:
+    source = make(tmp_path / "source", a__b__file="deep", other="other")
+    for directory in ("a", "a/b"):
+        (source / directory / MARKER).touch()
+    assert mirror(local, source) == {b"", b"sw/a", b"sw/a/b"}
+    shutil.move(source / "a", tmp_path / "kept")
+    if kind == "file":
+        (source / "a").write_text("a file")
+    else:
+        (source / "a").symlink_to("other")
+    assert mirror(local, source) == {b""}
+    (source / "a").unlink()
+    shutil.move(tmp_path / "kept", source / "a")
+    assert mirror(local, source) == {b"", b"sw/a", b"sw/a/b"}
+
+
+def test_a_renamed_directory_keeps_its_catalogs(local: ReleaseManager, tmp_path: Path) -> None:
+    source = make(tmp_path / "source", old__inner__file="x", old__file=noise(200_000))
+    for directory in ("old", "old/inner"):
+        (source / directory / MARKER).touch()
+    mirror(local, source)
+    (source / "old").rename(source / "new")
+    assert mirror(local, source) == {b"", b"sw/new", b"sw/new/inner"}
+
+
+# Files (645, 649, 537, 539)
+
+
+def test_zeros_and_holes(local: ReleaseManager, tmp_path: Path) -> None:
+    source = make(tmp_path / "source", zeros=bytes(1_000_000), empty=b"")
+    with (source / "hole").open("wb") as file:
+        file.truncate(5_000_000)
+    mirror(local, source)
+
+
+def test_files_that_nobody_may_read(local: ReleaseManager, tmp_path: Path) -> None:
+    """Where the publisher may read them, their modes are kept."""
+    source = make(tmp_path / "source", nobody="x", directory__file="y", executable="z")
+    for name in ("nobody", "directory/file", "directory"):
+        (source / name).chmod(0)
+    (source / "executable").chmod(0o111)
+    mirror(local, source)
+
+
+def test_storage_behind_a_symbolic_link(local: ReleaseManager, tmp_path: Path, source: Path) -> None:
+    for name in ("storage", "manager/spool"):
+        directory = tmp_path / name
+        directory.mkdir(exist_ok=True)
+        directory.rename(tmp_path / "elsewhere" if name == "storage" else tmp_path / "spool")
+        directory.symlink_to(tmp_path / "elsewhere" if name == "storage" else tmp_path / "spool")
+    mirror(local, source)
+    local.server("transaction").succeeded()
+    local.server("abort", "-f").succeeded()
+
+
+def test_a_directory_with_many_files(local: ReleaseManager, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(5000):
+        (source / f"{number:05}").write_bytes(b"%d" % (number % 7))
+    mirror(local, source)
+    for number in range(0, 5000, 2):
+        (source / f"{number:05}").unlink()
+    mirror(local, source)
+
+
+# Archives (652, 656 to 658, 667)
+
+
+@pytest.mark.parametrize("base", ["/", "a", "/a", "a/", "a/b/c", f"/cvmfs/{NAME}", f"/cvmfs/{NAME}/a/b"])
+def test_base_directories_of_all_kinds(local: ReleaseManager, source: Path, tmp_path: Path, base: str) -> None:
+    archive = pack(source, tmp_path / "source.tar")
+    local.server("ingest", "-k", "-t", archive, "-b", base).succeeded()
+    local.check()
+    found = published(local).tree
+    path = b"/".join(part.encode() for part in base.removeprefix(f"/cvmfs/{NAME}").split("/") if part)
+    expected = on_disk(source)
+    assert {name: found[b"/".join(filter(None, (path, name)))] for name in expected} == expected
+
+
+def test_an_archive_and_deletions(local: ReleaseManager, source: Path, tmp_path: Path) -> None:
+    archive = pack(source, tmp_path / "source.tar")
+    local.server("ingest", "-k", "-t", archive, "-b", "a/b").succeeded()
+    revision = published(local).revision
+    local.server("ingest", "-k", "-t", archive, "-b", "c", "-d", "a/b/lib", "-d", "a/b/README").succeeded()
+    found = published(local)
+    assert found.revision == revision + 1
+    assert below(found.tree, b"c") == on_disk(source)
+    assert {path for path in found.tree if path.startswith(b"a/b/")} == {b"a/b/bin", b"a/b/bin/run"}
+
+    # A base directory, and what takes its place in the same publish
+    local.server("ingest", "-k", "-t", archive, "-b", "a/b", "-d", "a", "-d", "c").succeeded()
+    found = published(local)
+    assert below(found.tree, b"a/b") == on_disk(source)
+    assert b"c" not in found.tree
+    local.server("ingest", "--fastdelete", "-d", f"/cvmfs/{NAME}/a").succeeded()
+    assert b"a" not in published(local).tree
+    local.check()
+
+
+def test_archives_with_markers(local: ReleaseManager, source: Path, tmp_path: Path) -> None:
+    (source / "lib" / MARKER).touch()
+    archive = pack(source, tmp_path / "source.tar")
+    local.server("ingest", "-k", "-c", "-t", archive, "-b", "sw/1").succeeded()
+    assert published(local).catalogs == {b"", b"sw/1", b"sw/1/lib"}
+    local.server("ingest", "-k", "-c", "-t", archive, "-b", "sw/1").succeeded()  # once more
+    assert published(local).catalogs == {b"", b"sw/1", b"sw/1/lib"}
+    local.server("ingest", "-d", f"sw/1/lib/{MARKER}").succeeded()
+    assert published(local).catalogs == {b"", b"sw/1"}
+    local.check()
+
+
+def test_archives_into_nested_catalogs(local: ReleaseManager, source: Path, tmp_path: Path) -> None:
+    deep = make(tmp_path / "deep", a__b__c__file="x")
+    for directory in ("a", "a/b", "a/b/c"):
+        (deep / directory / MARKER).touch()
+    mirror(local, deep)
+    archive = pack(source, tmp_path / "source.tar")
+    for base in ("sw/a/b/c/d", "sw/a/new", "sw/a/b"):
+        local.server("ingest", "-k", "-t", archive, "-b", base).succeeded()
+        local.check()
+        found = published(local)
+        assert below(found.tree, base.encode())[b"lib/data"].content == on_disk(source)[b"lib/data"].content
+        assert found.catalogs == {b"", b"sw/a", b"sw/a/b", b"sw/a/b/c"}
+
+
+def test_an_archive_replaces_files_by_symlinks_and_back(local: ReleaseManager, tmp_path: Path) -> None:
+    """Merging an archive, as extracting it would, replaces what has another type."""
+    first = make(tmp_path / "first", a="file", b="target")
+    second = make(tmp_path / "second", b="target")
+    (second / "a").symlink_to("b")
+    for source in (first, second, first):
+        local.server("ingest", "-k", "-t", pack(source, tmp_path / "x.tar"), "-b", "sw").succeeded()
+        assert below(published(local).tree, b"sw") == on_disk(source)
+    local.check()
+
+
+# Aborts and what is left of them (650, 534)
+
+
+def test_a_transaction_can_be_aborted_and_begun_again(local: ReleaseManager, source: Path) -> None:
+    before = published(local)
+    for _ in range(3):
+        local.server("transaction").succeeded()
+        local.server("abort", "-f").succeeded()
+    assert published(local) == before
+    assert local.server("abort", "-f").code == 1
+    mirror(local, source)
