@@ -225,3 +225,79 @@ def test_a_transaction_can_be_aborted_and_begun_again(local: ReleaseManager, sou
     assert published(local) == before
     assert local.server("abort", "-f").code == 1
     mirror(local, source)
+
+
+# Garbage collection (557 to 560, 573 to 575, 651, 661)
+
+
+def objects(manager: ReleaseManager) -> set[str]:
+    """Return what is stored, without databases of tags, of which only the newest is kept."""
+    with manager.store() as store:
+        return {found.key for found in store.list("data/") if "/txn" not in found.key and found.key[-1] != "H"}
+
+
+@pytest.fixture
+def collectable(local: ReleaseManager, tmp_path: Path) -> ReleaseManager:
+    """A repository with revisions 2 to 5, each with another large file in a nested catalog; the second is tagged."""
+    local.configure(CVMFS_GARBAGE_COLLECTION="true", CVMFS_AUTO_TAG="false")
+    for revision in range(2, 6):
+        source = make(tmp_path / str(revision), **{f"nested__{revision}": noise(100_000, revision)})
+        (source / "nested" / MARKER).touch()
+        options = ["-a", "second"] if revision == 2 else []
+        local.server("ingest", "--mirror", "--directory", source, "-b", "sw", *options).succeeded()
+    return local
+
+
+def test_collection_keeps_what_is_asked_for(collectable: ReleaseManager, tmp_path: Path) -> None:
+    everything = objects(collectable)
+    assert "0 revisions and 0 objects deleted" in collectable.server("gc", "-f").succeeded().stdout  # of three days
+    collectable.server("gc", "-f", "-t", "yesterday").succeeded()
+    collectable.server("gc", "-f", "-r", "3").succeeded()
+    assert objects(collectable) == everything
+
+    planned = collectable.server("gc", "-d", "-l", "-r", "0").succeeded().stdout
+    assert objects(collectable) == everything
+    log = tmp_path / "deleted"
+    done = collectable.server("gc", "-l", "-L", log, "-f", "-r", "0").succeeded().stdout
+    swept = [line for line in done.splitlines() if line.startswith("Sweep: ")]
+    assert swept
+    assert swept == [line for line in planned.splitlines() if line.startswith("Sweep: ")]
+    left = objects(collectable)
+    assert len(everything - left) == sum(not line.endswith("H") for line in swept)
+    logged = log.read_text()
+    assert all(line.removeprefix("Sweep: ") in logged for line in swept)
+
+    # The tag keeps its revision, with nested catalogs and chunks, and the newest is whole
+    collectable.check()
+    assert collectable.server("check", "-i", "-t", "second").succeeded()
+    assert collectable.server("tag", "-r", "second", "-f").succeeded()
+    collectable.server("gc", "-a", "-f", "-r", "0").succeeded()
+    assert objects(collectable) < left
+    collectable.check()
+
+
+def test_collection_has_to_be_allowed(collectable: ReleaseManager) -> None:
+    everything = objects(collectable)
+    collectable.configure(CVMFS_GARBAGE_COLLECTION="false")
+    refused = collectable.server("gc", "-f", "-r", "0")
+    assert refused.code == 1
+    assert "CVMFS_GARBAGE_COLLECTION" in refused.stderr
+    assert "There are no garbage-collectable repositories" in collectable.run("gc", "-a", "-f").stderr
+    assert objects(collectable) == everything
+
+
+def test_what_is_published_again_is_not_collected(collectable: ReleaseManager, tmp_path: Path) -> None:
+    """An object that only an old revision had, and that the newest has again, stays."""
+    collectable.server("ingest", "--mirror", "--directory", tmp_path / "3", "-b", "sw").succeeded()
+    collectable.server("gc", "-f", "-r", "0").succeeded()
+    collectable.check()
+    mirror(collectable, tmp_path / "4")
+
+
+def test_collection_waits_for_nobody(collectable: ReleaseManager) -> None:
+    """An open transaction keeps the lease, and is refused rather than disturbed."""
+    collectable.server("transaction").succeeded()
+    assert collectable.server("gc", "-f", "-r", "0").code == 1
+    collectable.server("abort", "-f").succeeded()
+    collectable.server("gc", "-f", "-r", "0").succeeded()
+    collectable.check()

@@ -159,10 +159,16 @@ def collectable(environment: Environment) -> list[str]:
     """Return the names of the garbage-collectable repositories that are configured here."""
     names = []
     for name in environment.names():
-        with environment.open(name) as repository:
-            if repository.manifest.garbage_collectable:
+        settings = environment.settings(name)
+        with environment.open(name, settings) as repository:
+            if _is_allowed(repository, settings):
                 names.append(name)
     return names
+
+
+def _is_allowed(repository: Repository, settings: ServerConfig) -> bool:
+    """Tell whether the configuration does not forbid it, which is so at once, and the manifest tells replicas."""
+    return repository.manifest.garbage_collectable and settings.flag("CVMFS_GARBAGE_COLLECTION", default=True)
 
 
 def collect(environment: Environment, name: str, options: GcOptions, *, tell: Tell | None = None) -> GcReport:
@@ -187,7 +193,7 @@ def collect(environment: Environment, name: str, options: GcOptions, *, tell: Te
             lease = stack.enter_context(exclusive(environment, settings, store))
         repository = stack.enter_context(environment.open(name, settings))
         scratch = stack.enter_context(environment.scratch(settings))
-        if not repository.manifest.garbage_collectable:
+        if not _is_allowed(repository, settings):
             raise RepositoryError(
                 f"Garbage collection is not enabled for {name}",
                 remedy="Set CVMFS_GARBAGE_COLLECTION=true, and publish a revision",
