@@ -56,13 +56,6 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     return parser
 
 
-class Refused(argparse.Action):
-    """An option of upstream's that this engine does not have: refused by name, with the reason as metavar."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
-        parser.error(f"{self.option_strings[0]} is not supported by this engine: {self.metavar}")
-
-
 def add_repository(parser: argparse.ArgumentParser) -> None:
     """Declare the one repository that a subcommand works on; without it there must be just one configured."""
     parser.add_argument(
@@ -88,14 +81,17 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document on standard output")
 
 
-def add_refused(parser: argparse.ArgumentParser, flag: str, what: str) -> None:
-    """Declare an option of upstream's that this engine does not have: refused by name rather than ignored."""
-    parser.add_argument(flag, nargs=0, action=_Refused, help=argparse.SUPPRESS, metavar=what)
+def add_refused(parser: argparse.ArgumentParser, flag: str, reason: str) -> None:
+    """Declare an option of upstream's that this engine does not have: refused by name rather than ignored.
+
+    :param reason: why, and what to use instead
+    """
+    parser.add_argument(flag, nargs=0, action=_Refused, help=argparse.SUPPRESS, metavar=reason)
 
 
 class _Refused(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
-        parser.error(f"{self.option_strings[0]} ({self.metavar}) is not supported by this engine")
+        parser.error(f"{self.option_strings[0]} is not supported by this engine: {self.metavar}")
 
 
 def repository_and_path(argument: str | None) -> tuple[str | None, str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from ...operations.environment import Environment
 from ...operations.import_ import ImportOptions, import_repository
 from .. import output
-from ..arguments import Refused, add_json
+from ..arguments import add_json, add_refused
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("-c", "it is about -l, which is not either; use -o"),
         ("-R", "hand the master key over as a secret, for this command alone, and use -r"),
     ):
-        parser.add_argument(flag, nargs=0, action=Refused, help=argparse.SUPPRESS, metavar=what)
+        add_refused(parser, flag, what)
     add_json(parser)
     parser.add_argument("repository", metavar="FQRN", help="fully qualified name of the repository")
 

@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-V", dest="requirement", metavar="TEXT", help="membership requirement: the repository is confidential"
     )
-    add_refused(parser, "-R", "a smart card for the master key")
-    add_refused(parser, "-x", "a proxy")
+    add_refused(parser, "-R", "it does not use smart cards; keep the master key in a secret store")
+    add_refused(parser, "-x", "name the proxy of the storage in the S3 configuration, as CVMFS_S3_PROXY")
     add_json(parser)
     parser.add_argument("repository", metavar="FQRN", help="fully qualified name of the new repository")
 

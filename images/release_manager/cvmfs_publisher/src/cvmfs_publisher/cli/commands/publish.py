@@ -44,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-F", dest="authz_file", type=Path, metavar="FILE", help="new membership requirement; an empty file ends it"
     )
-    add_refused(parser, "-p", "a pause for tweaking catalogs")
+    add_refused(parser, "-p", "there are no catalogs on disk to be tweaked; change the source")
+    add_refused(parser, "-c", "tags have no channels any more; leave it out")
+    add_refused(parser, "-e", "gateways no longer need it; leave it out")
     output.add_change_set(parser)
     parser.add_argument("--transaction", metavar="ID", help="publish only if this is the open transaction")
     parser.add_argument(

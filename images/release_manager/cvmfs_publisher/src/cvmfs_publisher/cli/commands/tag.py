@@ -8,7 +8,7 @@ import argparse
 from ...operations import tags
 from ...operations.environment import Environment
 from .. import output
-from ..arguments import add_json, add_repository_or_url
+from ..arguments import add_json, add_refused, add_repository_or_url
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="one line of fields for each tag or branch, as upstream prints it",
     )
+    add_refused(parser, "-c", "tags have no channels any more; leave it out")
     add_json(parser)
     add_repository_or_url(parser)
 
