@@ -93,6 +93,7 @@ SENSE: list[tuple[str, str]] = [
     (f"mkfs STORE -o nobody-of-that-name {NAME}", "There is no user 'nobody-of-that-name'"),
     (f"mkfs STORE -a md5 {NAME}", "md5"),
     (f"mkfs STORE -Z lzma {NAME}", "lzma"),
+    (f"mkfs STORE -G whenever {NAME}", "CVMFS_AUTO_TAG_TIMESPAN=whenever is no point in time"),
     (f"mkfs STORE -k /nowhere {NAME}", "/nowhere"),
     ("mkfs in/valid", "'in/valid' is not a repository name"),
     ("mkfs .hidden", "'.hidden' is not a repository name"),

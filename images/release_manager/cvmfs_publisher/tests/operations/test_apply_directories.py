@@ -238,6 +238,9 @@ def test_extended_attributes(repository: Repository, source: Path) -> None:
     assert not repository.publish(mirror(source), include_xattrs=True).changed
     os.removexattr(source / "lib", "user.kind")
     assert repository.publish(mirror(source), include_xattrs=True).modified.paths == [b"sw/lib"]
+    os.setxattr(source / "lib", "user.large", b"x" * 256)
+    report = repository.publish(mirror(source), include_xattrs=True)
+    assert any("1 extended attributes were left out; a catalog holds 255" in warning for warning in report.warnings)
 
 
 # Hard links

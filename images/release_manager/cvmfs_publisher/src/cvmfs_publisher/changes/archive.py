@@ -29,7 +29,7 @@ from ..paths import parent as parent_of
 from .change_set import Owner
 from .decompress import InterruptibleStream, open_tar_stream
 from .dirtab import DIRTAB, MAX_SIZE
-from .entry import DIRECTORY_SIZE, NO_XATTRS, FileContent, Listing, SourceEntry, storable_xattrs
+from .entry import DIRECTORY_SIZE, NO_XATTRS, XATTR_LIMITS, FileContent, Listing, SourceEntry, storable_xattrs
 from .graft import GRAFT_PREFIX, MAX_GRAFT
 from .special import REMOVE_SPECIAL, is_device, special_kind
 from .tar_format import REPACK, Member, TarReader
@@ -140,6 +140,7 @@ class ArchiveSource:
         self._directories = {ROOT}
         self._inode = _IMPLIED
         self._skipped = 0
+        self._lost_xattrs = 0
         self._split_links = 0
         self._file = scratch_dir / "archive.sqlite"
         self._file.unlink(missing_ok=True)
@@ -206,6 +207,8 @@ class ArchiveSource:
         warnings = []
         if self._skipped:
             warnings.append(f"{self._skipped} fifos and device nodes were left out")
+        if self._lost_xattrs:
+            warnings.append(f"{self._lost_xattrs} extended attributes were left out; {XATTR_LIMITS}")
         if self._split_links:
             warnings.append(
                 f"{self._split_links} hard links to files in other directories are published as separate files"
@@ -264,6 +267,9 @@ class ArchiveSource:
         self._directories.add(path)
 
     def _add(self, reader: TarReader, path: bytes, member: Member, sink: ContentSink | None) -> None:
+        xattrs = storable_xattrs(member.xattrs) if self._with_xattrs else NO_XATTRS
+        if self._with_xattrs:
+            self._lost_xattrs += len(member.xattrs) - len(xattrs)
         entry = SourceEntry(
             name=name_of(path),
             mode=member.mode,
@@ -272,7 +278,7 @@ class ArchiveSource:
             size=member.size,
             mtime=member.mtime,
             mtime_ns=member.mtime_ns,
-            xattrs=storable_xattrs(member.xattrs) if self._with_xattrs else NO_XATTRS,
+            xattrs=xattrs,
         )
         if entry.is_directory:
             entry.size = DIRECTORY_SIZE

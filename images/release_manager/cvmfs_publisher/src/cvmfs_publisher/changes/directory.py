@@ -13,7 +13,7 @@ from ..errors import SourceChanged, SourceError, UnreadableSource
 from ..paths import ROOT, display, join
 from .change_set import Owner
 from .dirtab import DIRTAB
-from .entry import DIRECTORY_SIZE, NO_XATTRS, Listing, SourceEntry, Totals, storable_xattrs
+from .entry import DIRECTORY_SIZE, NO_XATTRS, XATTR_LIMITS, Listing, SourceEntry, Totals, storable_xattrs
 from .special import REMOVE_SPECIAL, is_device, special_kind
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -45,6 +45,7 @@ class DirectorySource:
         self._seen: dict[bytes, int] = {}
         """Change times of directories, in nanoseconds, when their own attributes were read."""
         self._skipped = 0
+        self._lost_xattrs = 0
         self._split_links = 0
         try:
             self._root_status = os.stat(self._root)
@@ -100,6 +101,8 @@ class DirectorySource:
         warnings = []
         if self._skipped:
             warnings.append(f"{self._skipped} fifos, sockets and device nodes were left out")
+        if self._lost_xattrs:
+            warnings.append(f"{self._lost_xattrs} extended attributes were left out; {XATTR_LIMITS}")
         if self._split_links:
             warnings.append(
                 f"{self._split_links} files have hard links in other directories; they are published as separate files"
@@ -164,8 +167,14 @@ class DirectorySource:
             size=DIRECTORY_SIZE if is_directory else status.st_size if stat.S_ISREG(status.st_mode) else 0,
             mtime=mtime,
             mtime_ns=mtime_ns,
-            xattrs=_xattrs(path) if self._with_xattrs else NO_XATTRS,
+            xattrs=self._xattrs(path) if self._with_xattrs else NO_XATTRS,
         )
+
+    def _xattrs(self, path: bytes) -> Mapping[bytes, bytes]:
+        found = _xattrs(path)
+        kept = storable_xattrs(found)
+        self._lost_xattrs += len(found) - len(kept)
+        return kept
 
 
 def count_files(directory: str) -> Totals:
@@ -195,7 +204,7 @@ def _xattrs(path: bytes) -> Mapping[bytes, bytes]:
         raise
     if not names:
         return NO_XATTRS
-    return storable_xattrs({os.fsencode(name): os.getxattr(path, name, follow_symlinks=False) for name in names})
+    return {os.fsencode(name): os.getxattr(path, name, follow_symlinks=False) for name in names}
 
 
 def _unreadable(location: bytes, error: OSError) -> UnreadableSource:

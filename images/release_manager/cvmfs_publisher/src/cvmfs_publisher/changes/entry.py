@@ -17,6 +17,7 @@ DIRECTORY_SIZE = 4096
 
 _MAX_XATTRS = 255
 _MAX_XATTR_BYTES = 255
+XATTR_LIMITS = "a catalog holds 255 of a file, with names and values of at most 255 bytes"
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,9 +73,7 @@ def fetch_object(store: ObjectStore, content_hash: ContentHash, compression: Com
         raise _damaged(store, content_hash, error) from None
 
 
-def fetch_large_object(
-    store: ObjectStore, content_hash: ContentHash, compression: Compression, target: Path
-) -> None:
+def fetch_large_object(store: ObjectStore, content_hash: ContentHash, compression: Compression, target: Path) -> None:
     """Write the decompressed content of an object to the new file `target`, with little of it in memory at a time.
 
     :raises ObjectNotFound: when there is none

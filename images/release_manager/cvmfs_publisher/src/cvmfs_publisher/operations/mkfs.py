@@ -23,6 +23,7 @@ from ..repository.settings import check_repository_name
 from ..repository.signing import write_key_file
 from ..storage import ObjectStore
 from ..storage.preflight import preflight
+from .dates import point_in_time
 from .environment import Environment
 from .properties import choose_requirement, set_properties
 
@@ -101,7 +102,10 @@ def mkfs(environment: Environment, name: str, options: MkfsOptions) -> MkfsResul
     if not is_new:
         environment.require_supported(name)
     owner = environment.owner(settings)
-    algorithm, _ = settings.hash_algorithm, settings.compression  # wrong ones are refused before anything is made
+    # What is wrong is refused before anything is made
+    algorithm, _ = settings.hash_algorithm, settings.compression
+    if timespan := settings.get("CVMFS_AUTO_TAG_TIMESPAN"):
+        point_in_time(timespan, "CVMFS_AUTO_TAG_TIMESPAN")
     with contextlib.closing(environment.store(settings)) as store:
         require_absent(store, name)
         existing_keys = _load_keys(environment, name, options.keychain)
