@@ -65,9 +65,12 @@ class CvmfsServer:
         return self._json(["list", "--json", "--offline"])["repositories"]
 
     @action("open a transaction")
-    def transaction(self):
-        """Open a transaction and return its public description, whose ``id`` proves to later calls whose it is."""
-        return self._json(["transaction", "--json", self._fqrn])
+    def transaction(self, *, interactive=False):
+        """Open a transaction and return its public description, whose ``id`` proves to later calls whose it is.
+
+        With `interactive`, the repository is mounted where the command runs.
+        """
+        return self._json(["transaction", "--json", *_flag("--interactive", interactive), self._fqrn])
 
     @action("publish")
     def publish(self, *, changes, transaction_id=None, dry_run=False, tag=None, tag_description=None, checksum=False):

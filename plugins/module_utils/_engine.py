@@ -27,6 +27,14 @@ from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import Co
 
 SPOOL_DIR = "/var/spool/cvmfs"
 SECRETS_ROOT = "/etc/cvmfs"
+_INTERACTIVE_LABEL = "io.cvmfs.publishing.interactive"
+# What mounting a repository takes, and editing files of any owner in it. It ends at the container's user namespace.
+_MOUNTING = [
+    *("--label", f"{_INTERACTIVE_LABEL}=true"),
+    *("--device", "/dev/fuse", "--security-opt", "apparmor=unconfined"),
+    *("--cap-add", "SYS_ADMIN", "--cap-add", "CHOWN", "--cap-add", "DAC_OVERRIDE", "--cap-add", "FOWNER"),
+    *("--cap-add", "FSETID", "--cap-add", "SETFCAP"),
+]
 _SECRET_MODE = 0o400
 _STOP_SECONDS = 20  # a release manager uses them to release the leases it holds
 _MEMORY = ("tmpfs", "ramfs")  # the file systems that are gone after a reboot
@@ -58,7 +66,8 @@ class Container:
     """What a release manager's container is made of.
 
     `secrets` maps a file below /etc/cvmfs to the name of the engine's secret. `image` must be on the host already:
-    pulling and building are visible steps of the role, not a surprise in the middle of a publish.
+    pulling and building are visible steps of the role, not a surprise in the middle of a publish. `is_interactive` is
+    for containers that mount their repository to be edited in place.
     """
 
     name: str
@@ -68,6 +77,7 @@ class Container:
     mounts: tuple = ()
     secrets: dict = dataclasses.field(default_factory=dict)
     labels: dict = dataclasses.field(default_factory=dict)
+    is_interactive: bool = False
     tmpfs: tuple = ("/tmp",)  # noqa: S108 (in the container, whose root file system is read-only)
 
     def with_mounts(self, mounts):
@@ -155,6 +165,7 @@ class Engine(abc.ABC):
         if container.memory is not None:
             facts.append(("memory", host["Memory"], parse_size(container.memory)))
         labels = current["Config"].get("Labels") or {}
+        facts.append(("interactive", _INTERACTIVE_LABEL in labels, container.is_interactive))
         for label, value in sorted(container.labels.items()):
             facts.append((f"label {label}", labels.get(label), value))
         return [Difference(name, now, wanted) for name, now, wanted in facts if now != wanted]
@@ -209,6 +220,8 @@ class Engine(abc.ABC):
         argv = ["--pull", "never", "--read-only", "--cap-drop", "ALL", *self._capabilities, *self._identity]
         # Sources are other people's files: they are read where they are and never relabelled for SELinux.
         argv += ["--security-opt", "no-new-privileges", "--security-opt", "label=disable"]
+        if container.is_interactive:
+            argv += _MOUNTING
         for path in container.tmpfs:
             argv += ["--tmpfs", path]
         argv += ["-v", SPOOL_DIR]

@@ -124,13 +124,17 @@ class ReleaseManager:
                 f"{path} is damaged: {error}", remedy="Run the role cvmfs.publishing.release_manager again."
             ) from None
 
-    def container(self, sources=()):
-        """Return the container that sees `sources`, paths on this host, below /source."""
+    def container(self, sources=(), *, is_interactive=False):
+        """Return the container that sees `sources`, paths on this host, below /source.
+
+        With `is_interactive`, it can mount the repository.
+        """
         names = ("server.conf", "client.conf")
         files = [
             Mount(os.path.join(self.config_dir, name), f"{CONFIGURATION_DIR}/{self.fqrn}/{name}") for name in names
         ]
-        return self._base().with_mounts([*files, *(Mount(path, SOURCE_DIR + path) for path in sources)])
+        container = dataclasses.replace(self._base(), is_interactive=is_interactive)
+        return container.with_mounts([*files, *(Mount(path, SOURCE_DIR + path) for path in sources)])
 
     def published(self):
         """Return the repository as everybody can read it, for one look.
@@ -220,16 +224,18 @@ class ReleaseManager:
         purpose = f"start or remove container {self.template.name}"
         return lock(path=os.path.join(self.config_dir, "lock"), purpose=purpose)
 
-    def begin(self, *, sources):
+    def begin(self, *, sources, is_interactive=False):
         """Open a transaction in a container that sees `sources`, and return its public description.
+
+        With `is_interactive`, the repository is mounted in the container at /cvmfs, to be edited in place.
 
         Occupied if there is one already, which is left alone.
         """
         with self.lock():
             self.refuse_strangers(self.open_transaction())
-            self.ensure_container(container=self.container(sources))
+            self.ensure_container(container=self.container(sources, is_interactive=is_interactive))
             try:
-                return self.server().transaction()
+                return self.server().transaction(interactive=is_interactive)
             except BaseException as error:
                 if not self._is_somebody_elses(error):
                     self.remove_container()

@@ -42,6 +42,14 @@ options:
     type: list
     elements: path
     default: []
+  interactive:
+    description:
+      - Mounts the repository in the container at C(/cvmfs/<repository>), where it can be edited in place until it is
+        published, for example by C(podman exec -it cvmfs-<repository> bash).
+      - The container gets C(/dev/fuse) and the capability SYS_ADMIN, which rootless podman confines to the user's own
+        namespace. Transactions that only publish directories and tar files need neither.
+    type: bool
+    default: false
   retry_timeout:
     description:
       - For how many seconds to wait for the end of somebody else's transaction, on this host or another. 0 is for
@@ -64,6 +72,12 @@ EXAMPLES = r"""
     sources: [/build/release]
   register: opened
 
+- name: Open a transaction in which the repository can be edited in place
+  cvmfs.publishing.cvmfs_transaction:
+    repository: software.example.org
+    interactive: true
+  register: opened
+
 - name: Abort it again
   cvmfs.publishing.cvmfs_transaction:
     repository: software.example.org
@@ -80,8 +94,12 @@ transaction:
     id:
       description: What it is known by.
       type: str
+    mount_point:
+      description: Where in the container the repository can be edited in place; null if it cannot.
+      type: str
   sample:
     id: 5e0fd6c1-4a3f-4a39-9c56-0a7cf0cbbd4b
+    mount_point: /cvmfs/software.example.org
 """
 
 import math
@@ -108,6 +126,7 @@ class Transaction(PublishingModule):
         state=dict(type="str", choices=["open", "aborted"], default="open"),
         id=dict(type="str"),
         sources=dict(type="list", elements="path", default=[]),
+        interactive=dict(type="bool", default=False),
         retry_timeout=dict(type="int"),
         force=dict(type="bool", default=False),
         **ARGUMENT_SPEC,
@@ -154,7 +173,7 @@ class Transaction(PublishingModule):
         while True:
             self._wait(deadline)
             try:
-                return self.release_manager.begin(sources=sources)
+                return self.release_manager.begin(sources=sources, is_interactive=self.params["interactive"])
             except (Occupied, CommandError) as error:
                 is_over = time.monotonic() >= deadline
                 # Somebody may have been faster. Other reasons for which a command fails do not go away by waiting.

@@ -58,7 +58,14 @@ TAG = {
     "description": str,
     "branch": str,
 }
-TRANSACTION = {"id": str, "repository": str, "path": str, "revision": int, "opened": str}
+TRANSACTION = {
+    "id": str,
+    "repository": str,
+    "path": str,
+    "revision": int,
+    "opened": str,
+    "mount_point": (str, type(None)),
+}
 CHECKOUT = {
     "repository": str,
     "tag": (str, type(None)),

@@ -95,7 +95,7 @@ def test_options_of_mkfs(template: Path, tmp_path: Path) -> None:
             (["-a", "shake128"], "-shake128\n"),
             (["-a", "rmd160", "-Z", "none"], "-rmd160\n"),
             (["-z"], "\nGyes\n"),
-            (["-v", "-m", "replicable", "-p", "-f", "overlayfs"], "\nGno\n"),
+            (["-v", "-m", "replicable", "-p", "-f", "none"], "\nGno\n"),
         )
     ):
         base = tmp_path / str(number)

@@ -108,7 +108,12 @@ class ReleaseManager:
     def configure(self, **settings: str) -> None:
         """Change settings."""
         self.settings |= settings
-        values = {"CVMFS_REPOSITORY_NAME": self.name, "CVMFS_SPOOL_DIR": str(self.spool), **self.settings}
+        values = {
+            "CVMFS_REPOSITORY_NAME": self.name,
+            "CVMFS_SPOOL_DIR": str(self.spool),
+            "CVMFS_UNION_FS_TYPE": "none",
+            **self.settings,
+        }
         self.server_conf.parent.mkdir(parents=True, exist_ok=True)
         self.server_conf.write_text("".join(f"{key}='{value}'\n" for key, value in values.items()))
 

@@ -116,11 +116,12 @@ def on_disk(directory: Path) -> Tree:
     top = os.fsencode(directory)
     found = {b"": _look(top)}
     for location, subdirectories, files in os.walk(top):
-        inodes: dict[int, set[bytes]] = {}
+        inodes: dict[tuple[int, int], set[bytes]] = {}
         for name in files + subdirectories:
             path = os.path.join(location, name)
-            if not stat.S_ISDIR(os.lstat(path).st_mode):
-                inodes.setdefault(os.lstat(path).st_ino, set()).add(name)
+            status = os.lstat(path)
+            if not stat.S_ISDIR(status.st_mode):
+                inodes.setdefault((status.st_dev, status.st_ino), set()).add(name)
             found[os.path.relpath(path, top)] = _look(path)
         for names in inodes.values():
             for name in names if len(names) > 1 else ():

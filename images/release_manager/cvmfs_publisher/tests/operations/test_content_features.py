@@ -424,7 +424,7 @@ def test_unreadable_requirement(local: ReleaseManager, tmp_path: Path, content: 
 def test_mkfs_with_everything(template: Path, tmp_path: Path, compression: str) -> None:
     manager = without_repository(template, tmp_path / "manager")
     done = manager.server(
-        *("mkfs", "-v", "-z", "-a", "shake128", "-Z", compression, "-m", "replicable", "-p", "-f", "overlayfs")
+        *("mkfs", "-v", "-z", "-a", "shake128", "-Z", compression, "-m", "replicable", "-p", "-f", "none")
     ).succeeded()
     assert "Garbage collection spares all revisions" in done.stderr
     manifest = manager.manifest()

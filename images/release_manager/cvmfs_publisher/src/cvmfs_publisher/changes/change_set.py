@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Self, TypeVar
 
+from ..content import ContentHash
 from ..errors import UsageError
+from ..mount.overlay import UnionKind
 from ..paths import ROOT, parse
 
 VERSION = 1
@@ -72,7 +74,27 @@ class Deletion:
     path: bytes
 
 
-Change = Content | Deletion
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnionChanges:
+    """Do what was done in a union file system over a revision.
+
+    :param directory: the scratch area
+    :param kind: whose marks are in it
+    :param label: names the union in messages
+    :param base: the root catalog of the revision underneath, which is the one that is published
+    :param path: outside which nothing may have been changed
+    :param claimed: the union showed everything as one user's: whom new files are given to
+    """
+
+    directory: str
+    kind: UnionKind
+    label: str
+    base: ContentHash
+    path: bytes = ROOT
+    claimed: Owner | None = None
+
+
+Change = Content | Deletion | UnionChanges
 
 
 @dataclass(frozen=True, slots=True)

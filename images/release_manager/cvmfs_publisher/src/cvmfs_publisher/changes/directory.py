@@ -50,7 +50,7 @@ class DirectorySource:
         try:
             self._root_status = os.stat(self._root)
         except OSError as error:
-            raise _unreadable(self._root, error) from error
+            raise unreadable(self._root, error) from error
         if not stat.S_ISDIR(self._root_status.st_mode):
             raise SourceError(f"{display(self._root)} is not a directory", remedy="Name a directory or a tar archive")
         self._seen[self._root] = self._root_status.st_ctime_ns
@@ -80,7 +80,7 @@ class DirectorySource:
             with open(location, "rb") as file:
                 return file.read()
         except OSError as error:
-            raise _unreadable(location, error) from error
+            raise unreadable(location, error) from error
 
     def verify(self) -> None:
         """Look whether any directory has changed since it was listed.
@@ -122,7 +122,7 @@ class DirectorySource:
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 raise _changed(location) from error
-            raise _unreadable(location, error) from error
+            raise unreadable(location, error) from error
 
     def _entries(
         self, location: bytes, found: list[tuple[bytes, os.stat_result]], descriptor: int
@@ -207,7 +207,8 @@ def _xattrs(path: bytes) -> Mapping[bytes, bytes]:
     return {os.fsencode(name): os.getxattr(path, name, follow_symlinks=False) for name in names}
 
 
-def _unreadable(location: bytes, error: OSError) -> UnreadableSource:
+def unreadable(location: bytes, error: OSError) -> UnreadableSource:
+    """Return the error that the system gives for reading a path."""
     return UnreadableSource(
         f"Cannot read {display(location)}: {error.strerror}",
         remedy="See that the file exists, and that the publishing user may read it",

@@ -21,7 +21,7 @@ from ..paths import display, is_below, join, parent
 from ..paths import name as name_of
 from .change_set import Owner
 from .dirtab import DIRTAB, Dirtab
-from .entry import DIRECTORY_SIZE, FileContent, SourceEntry
+from .entry import DIRECTORY_SIZE, FileContent, Origin, SourceEntry
 from .options import ApplyOptions
 from .report import ChangeReport
 
@@ -175,6 +175,20 @@ class Draft:
         if entry.is_directory:
             self.report_removed_content(path)
         self.tree.remove(path)
+
+    def copy(self, origin: Origin, directory: bytes) -> None:
+        """Add all that is below a directory of another revision to a new directory, and report that."""
+        first_names: dict[tuple[bytes, int], bytes] = {}
+        for path, entry in origin.tree.walk(origin.path):
+            if path == origin.path:
+                continue
+            new = join(directory, path[len(join(origin.path, b"")) :])
+            self.report.added.add(new)
+            first = first_names.setdefault((parent(new), entry.hardlink_group), new) if entry.hardlink_group else new
+            if first == new:
+                self.tree.add(new, entry)
+            else:
+                self.tree.link(first, new)
 
     def report_removed_content(self, directory: bytes) -> None:
         """Report that all that is below a directory is removed, looking at no more of it than can be named."""

@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ..catalog import CatalogTree
 from ..content import Chunk, Compression, ContentHash, ContentSource
 
 NO_XATTRS: Mapping[bytes, bytes] = {}
 
 DIRECTORY_SIZE = 4096
 """What catalogs say is the size of a directory; that in the source's file system means nothing elsewhere."""
+
+UNION_XATTRS = (b"trusted.overlay.", b"user.overlay.", b"user.fuseoverlayfs.")
+"""How the names of extended attributes begin that union file systems keep for themselves."""
 
 _MAX_XATTRS = 255
 _MAX_XATTR_BYTES = 255
@@ -38,6 +42,14 @@ class FileContent:
     is_direct_io: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A directory of another revision."""
+
+    tree: CatalogTree
+    path: bytes
+
+
 @dataclass(slots=True)
 class SourceEntry:
     """One name in a source directory.
@@ -50,6 +62,7 @@ class SourceEntry:
     :param link_group: names in one directory with the same group are hard links of one another; None: no others
     :param content: of a regular file: where to read it, or what it is if it has been read already; None in a dry
         run that has not read it
+    :param origin: what a directory begins with, before the source's own listing of it applies; None for what is there
     :param implied: a directory that an archive does not list but has members in; its attributes are made up
     """
 
@@ -64,6 +77,7 @@ class SourceEntry:
     xattrs: Mapping[bytes, bytes] = field(default_factory=lambda: NO_XATTRS)
     link_group: object = None
     content: ContentSource | FileContent | None = None
+    origin: Origin | None = None
     implied: bool = False
 
     @property
@@ -85,10 +99,14 @@ class Listing:
 
     :param path: relative to the source's root, which is ``b""``
     :param entries: what it holds, sorted by name
+    :param is_whole: whether that is all; else it is what was changed
+    :param removed: names that are gone from the rest
     """
 
     path: bytes
     entries: list[SourceEntry]
+    is_whole: bool = True
+    removed: Sequence[bytes] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +148,14 @@ class Source(Protocol):
 def storable_xattrs(xattrs: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
     """Return the extended attributes that a catalog can hold: as upstream's, the others are left out.
 
-    A catalog counts attributes, and bytes of their names and values, in one byte each.
+    A catalog counts attributes, and bytes of their names and values, in one byte each. Those of union file systems,
+    which mean something only where they are, are left out too.
     """
     fitting = sorted(
         (key, value)
         for key, value in xattrs.items()
-        if 0 < len(key) <= _MAX_XATTR_BYTES and len(value) <= _MAX_XATTR_BYTES
+        if 0 < len(key) <= _MAX_XATTR_BYTES
+        and len(value) <= _MAX_XATTR_BYTES
+        and not key.startswith(UNION_XATTRS)
     )
     return dict(fitting[:_MAX_XATTRS]) if fitting else NO_XATTRS

@@ -33,9 +33,12 @@ class Merge:
     :param change: where the source goes, and how
     :param source: the opened source
     :param label: names the source in messages
+    :param checksum: read the content of every file, also where its attributes are as published
     """
 
-    def __init__(self, draft: Draft, change: Content, source: Source, label: str) -> None:
+    def __init__(
+        self, draft: Draft, change: Content, source: Source, label: str, *, checksum: bool = False
+    ) -> None:
         self._draft = draft
         self._source = source
         self._tree = draft.tree
@@ -46,6 +49,8 @@ class Merge:
         self._owner = self._owners(change.owner) if change.owner else draft.options.owner
         self._change = change
         self._label = label
+        self._checksum = checksum or draft.options.checksum
+        self._split_groups = 0
         self._published: set[bytes] = set()
         """Directories that were in the tree before, and are still to come."""
 
@@ -64,6 +69,11 @@ class Merge:
         if self._draft.contents is not None:
             self._draft.contents.drain()
         self._source.verify()
+        if self._split_groups:
+            self._report.warnings.append(
+                f"{self._label}: {self._split_groups} files with hard links were changed under some of their names "
+                "only; their other names keep what was there before"
+            )
 
     # Directories
 
@@ -89,20 +99,20 @@ class Merge:
         published: dict[bytes, DirectoryEntry] = {}
         if path in self._published:
             self._published.remove(path)
-            published = {entry.name: entry for entry in self._tree.listing(path)}
+            published = self._published_in(path, listing)
         entries = {entry.name: self._owned(entry) for entry in listing.entries}
         if path == ROOT:
-            self._prepare_root(entries, published)
+            self._prepare_root(listing, entries, published)
         self._take_grafts(path, entries)
         if _BUNDLES in entries:
             self._check_bundles(path, entries[_BUNDLES])
         self._mark_nested(path, entries, published)
+        groups = self._groups(path, listing, published)
         if self._is_mirror:
-            for name, old in published.items():
-                if name not in entries:
-                    self._draft.remove(join(path, name), old)
+            for name in published if listing.is_whole else listing.removed:
+                if name not in entries and name in published:
+                    self._draft.remove(join(path, name), published[name])
 
-        groups = _link_groups(published.values())
         links: dict[object, list[SourceEntry]] = {}
         for entry in entries.values():
             if entry.is_directory:
@@ -114,10 +124,38 @@ class Merge:
         for names in links.values():
             self._put_file(path, names, published, groups)
 
+    def _published_in(self, path: bytes, listing: Listing) -> dict[bytes, DirectoryEntry]:
+        """Return what is in a directory of the tree, as far as the listing has a say in it."""
+        if listing.is_whole:
+            return {entry.name: entry for entry in self._tree.listing(path)}
+        names = {MARKER, *listing.removed, *(entry.name for entry in listing.entries)}
+        found = ((name, self._tree.entry(join(path, name))) for name in names)
+        return {name: entry for name, entry in found if entry is not None}
+
+    def _groups(
+        self, path: bytes, listing: Listing, published: Mapping[bytes, DirectoryEntry]
+    ) -> dict[int, set[bytes]]:
+        """Return the names of each group of hard links in a directory that some of `published` are in."""
+        concerned = {entry.hardlink_group for entry in published.values()} - {0}
+        if listing.is_whole or not concerned:
+            return _link_groups(published.values())
+        groups = _link_groups(entry for entry in self._tree.listing(path) if entry.hardlink_group in concerned)
+        changed = {entry.name for entry in listing.entries}
+        for names in groups.values():
+            if names & changed and names - changed - set(listing.removed):
+                self._split_groups += 1
+        return groups
+
     def _put_directory(self, path: bytes, entry: SourceEntry, published: DirectoryEntry | None) -> None:
+        if published is not None and entry.origin is not None:
+            self._draft.remove(path, published)
+            published = None
         if published is None:
             self._tree.add(path, self._draft.to_published(entry))
             self._report.added.add(path)
+            if entry.origin is not None:
+                self._draft.copy(entry.origin, path)
+                self._published.add(path)
         elif published.is_directory:
             self._published.add(path)
             if not entry.implied and not self._draft.is_same(published, entry):
@@ -129,12 +167,14 @@ class Merge:
             self._tree.replace(path, self._draft.to_published(entry))
             self._report.modified.add(path)
 
-    def _prepare_root(self, entries: Mapping[bytes, SourceEntry], published: dict[bytes, DirectoryEntry]) -> None:
+    def _prepare_root(
+        self, listing: Listing, entries: Mapping[bytes, SourceEntry], published: dict[bytes, DirectoryEntry]
+    ) -> None:
         """Do what only concerns the repository's root."""
-        if VIRTUAL_DIRECTORY in entries:
+        if VIRTUAL_DIRECTORY in entries or VIRTUAL_DIRECTORY in listing.removed:
             refuse_virtual(VIRTUAL_DIRECTORY)
         published.pop(VIRTUAL_DIRECTORY, None)  # a mirror leaves it alone
-        if DIRTAB in entries or self._is_mirror:
+        if DIRTAB in entries or DIRTAB in listing.removed or (self._is_mirror and listing.is_whole):
             self._draft.dirtab_error = None
             self._draft.dirtab = self._read_dirtab(entries.get(DIRTAB))
 
@@ -270,7 +310,7 @@ class Merge:
         if is_same and isinstance(entry.content, FileContent):
             if old[0] is not None and entry.content == content_of(old[0]):
                 return
-        elif is_same and (not entry.is_regular or contents is None or not draft.options.checksum):
+        elif is_same and (not entry.is_regular or contents is None or not self._checksum):
             draft.count_done(links)
             return
         if entry.is_regular and not is_same:

@@ -9,7 +9,7 @@ import datetime
 import enum
 import json as json_module
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 
 from ..changes.change_set import ChangeSet
@@ -92,8 +92,7 @@ def print_publish(result: PublishResult, *, json: bool, verbose: bool) -> None:
         for sign, paths in (("+", result.paths.added), ("*", result.paths.modified), ("-", result.paths.removed)):
             for path in paths:
                 print(f"{sign} /{display(path)}")
-    for warning in result.warnings:
-        print(f"Warning: {warning}", file=sys.stderr)
+    warn(result.warnings)
     changes = f"{result.added} added, {result.modified} changed, {result.removed} removed"
     if result.dry_run:
         print(f"{result.repository}: {changes}; nothing was published.")
@@ -107,13 +106,18 @@ def print_publish(result: PublishResult, *, json: bool, verbose: bool) -> None:
         print(f"{result.repository}: published revision {result.revision}{tagged}: {changes}.")
 
 
+def warn(warnings: Iterable[str]) -> None:
+    """Print warnings, which are for people."""
+    for warning in warnings:
+        print(f"Warning: {warning}", file=sys.stderr)
+
+
 def print_rewrite(result: RewriteResult, *, json: bool) -> None:
     """Print what became of the catalogs."""
     if json:
         print_json(result)
         return
-    for warning in result.warnings:
-        print(f"Warning: {warning}", file=sys.stderr)
+    warn(result.warnings)
     if result.changed:
         print(
             f"{result.repository}: published revision {result.revision}: "

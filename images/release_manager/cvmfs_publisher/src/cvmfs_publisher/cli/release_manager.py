@@ -50,4 +50,4 @@ def _for_each_session(environment: Environment, do: Callable[[Environment, Sessi
 
 
 def _abort(environment: Environment, session: Session) -> None:
-    abort(environment, session.repository, transaction_id=session.id)
+    abort(environment, session.repository, transaction_id=session.id, force=True)

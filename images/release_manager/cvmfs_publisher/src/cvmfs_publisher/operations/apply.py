@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
-from ..catalog import WritableCatalogTree
+from ..catalog import CatalogTree, WritableCatalogTree
 from ..changes.archive import ArchiveSource
-from ..changes.change_set import STANDARD_INPUT, Change, ChangeSet, Content, Deletion
+from ..changes.change_set import STANDARD_INPUT, Change, ChangeSet, Content, Deletion, Mode, UnionChanges
 from ..changes.directory import DirectorySource, count_files
 from ..changes.dirtab import DIRTAB, MAX_SIZE, Dirtab
 from ..changes.draft import ContentDone, Draft, refuse_virtual
@@ -19,12 +20,16 @@ from ..changes.merge import Merge, PublishedContents
 from ..changes.nested import apply_dirtab, balance
 from ..changes.options import ApplyOptions
 from ..changes.report import ChangeReport, PathList
+from ..changes.union import UnionSource
 from ..content import ContentPipeline, fetch_file
 from ..errors import SourceError, UnreadableSource, UsageError
-from ..paths import display
+from ..paths import ROOT, display, is_below
 from ..progress import Progress
 
 __all__ = ["ApplyOptions", "ChangeReport", "ContentDone", "PathList", "apply_changes"]
+
+
+_MOST_NAMES = 5
 
 
 def apply_changes(
@@ -58,6 +63,9 @@ def apply_changes(
     for change in change_set.changes:
         if isinstance(change, Deletion):
             _delete(draft, change.path)
+            continue
+        if isinstance(change, UnionChanges):
+            _apply_union(draft, change)
             continue
         label = _label(change.source)
         with _open(draft, change, label) as source:
@@ -114,6 +122,47 @@ def _delete(draft: Draft, path: bytes) -> None:
     if path == DIRTAB:
         draft.dirtab = Dirtab()
         draft.dirtab_error = None
+
+
+def _apply_union(draft: Draft, change: UnionChanges) -> None:
+    options = draft.options
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def base() -> CatalogTree:
+            return stack.enter_context(CatalogTree(options.store, change.base, options.scratch_dir))
+
+        source = UnionSource(
+            change.directory,
+            change.kind,
+            change.label,
+            published=draft.tree.entry,
+            base=base,
+            claimed=change.claimed,
+            ignore_special_files=options.ignore_special_files,
+            with_xattrs=options.include_xattrs,
+        )
+        _refuse_outside(draft, change, source)
+        content = Content(change.directory, ROOT, Mode.MIRROR, allow_empty=True)
+        # A file is in the scratch area because it was written to, whatever its attributes say
+        Merge(draft, content, source, change.label, checksum=True).run()
+        draft.report.warnings += [f"{change.label}: {warning}" for warning in source.warnings]
+
+
+def _refuse_outside(draft: Draft, change: UnionChanges, source: UnionSource) -> None:
+    """Refuse changes outside the directory that they are to be in."""
+    outside = []
+    for path, entry in source.changed_outside(change.path) if change.path else ():
+        published = draft.tree.entry(path)
+        is_above = entry is not None and is_below(change.path, path)
+        if not (is_above and entry is not None and published is not None and draft.is_same(published, entry)):
+            outside.append(f"/{display(path)}")
+    if outside:
+        names = ", ".join(sorted(outside)[:_MOST_NAMES]) + (", …" if len(outside) > _MOST_NAMES else "")
+        raise UsageError(
+            f"{change.label} was changed outside /{display(change.path)}, which the transaction is for: {names}",
+            remedy="Undo that, or abort and open the transaction for a directory above",
+        )
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import itertools
 from pathlib import Path
 
 from ..catalog import CatalogTree
-from ..changes.change_set import ChangeSet, Content
+from ..changes.change_set import ChangeSet, Content, UnionChanges
 from ..content import ContentHash, HashSuffix
 from ..paths import parent
 from ..storage import ObjectStore
@@ -39,6 +39,7 @@ class KnownObjects:
         self._store = store
         self._root = root
         self._directories = {parent(change.base_dir) for change in changes.changes if isinstance(change, Content)}
+        self._directories |= {change.path for change in changes.changes if isinstance(change, UnionChanges)}
         self._scratch = scratch
         self._asked = itertools.count(1)
         self._files: set[bytes] = set()

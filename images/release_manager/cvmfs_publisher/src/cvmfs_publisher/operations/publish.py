@@ -7,12 +7,12 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..catalog import CatalogTree, WritableCatalogTree
-from ..changes.change_set import ChangeSet, Content
+from ..changes.change_set import ChangeSet, Content, UnionChanges
 from ..changes.limits import Limits
 from ..changes.options import Balance
 from ..changes.owner_map import Owners
@@ -41,7 +41,10 @@ from .transaction import (
     find_session,
     kept_alive,
     open_transaction,
+    root_of,
+    union_of,
 )
+from .union import Union
 
 _LONGEST_INTERVAL = 86400.0  # seconds
 
@@ -133,7 +136,10 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
     environment.require_supported(name)
     session = current_session(environment, settings, options.transaction_id)
     _refuse_outside(session, changes)
-    with environment.open(name, settings) as repository:
+    with (
+        _with_union(environment, settings, session, changes) as changes,
+        environment.open(name, settings) as repository,
+    ):
         base = repository.manifest
         key = environment.repository_key(name)
         repository.require_signer(key)
@@ -160,14 +166,14 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
         warnings = _doubts(settings, options)
         with kept_alive(lease) as keeper, environment.scratch(settings) as scratch:
             timestamp = int(time.time())
-            with WritableCatalogTree(repository.store, _root(session.begins_with), scratch) as tree:
+            with WritableCatalogTree(repository.store, root_of(session), scratch) as tree:
                 with (
                     _progress(f"Publishing {name}") as progress,
                     _pipeline(
                         repository,
                         settings,
                         options,
-                        known=KnownObjects(repository.store, _root(session.begins_with), changes, scratch),
+                        known=KnownObjects(repository.store, root_of(session), changes, scratch),
                         progress=progress,
                         scratch=scratch,
                     ) as pipeline,
@@ -216,11 +222,15 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
 def preview(environment: Environment, name: str, changes: ChangeSet, options: PublishOptions) -> PublishResult:
     """Say what a publish would do. Needs no transaction and no keys, and writes nothing.
 
+    If there is an interactive transaction open here, what was changed in it is part of it.
+
     :raises PublisherError: when a publish would fail for what can be seen beforehand
     """
     started = time.monotonic()
     settings = environment.settings(name)
     environment.require_supported(name)
+    changes, checksum = _look_at_union(environment, settings, changes), options.checksum
+    checksum |= any(isinstance(change, UnionChanges) for change in changes.changes)
     with environment.open(name, settings) as repository, environment.scratch(settings) as scratch:
         base, history = repository.manifest, repository.history()
         checkout = find_checkout(environment, settings)
@@ -230,14 +240,14 @@ def preview(environment: Environment, name: str, changes: ChangeSet, options: Pu
         with contextlib.ExitStack() as stack:
             session = _template_session(environment, settings, base)
             root_hash = checkout.root_hash if checkout else base.root_hash
-            root_hash = _root(session.begins_with) if session else root_hash
+            root_hash = root_of(session) if session else root_hash
             tree = stack.enter_context(WritableCatalogTree(repository.store, root_hash, scratch))
             # All content is said to be known, so that none is stored. Most often, none is even read.
             pipeline = _pipeline(repository, settings, options, known=lambda _: True, progress=None, scratch=scratch)
-            if options.checksum:
+            if checksum:
                 stack.enter_context(pipeline)
             apply_options = _apply_options(environment, settings, options, repository.store, scratch, None, session)
-            report = apply_changes(tree, pipeline if options.checksum else None, changes, apply_options)
+            report = apply_changes(tree, pipeline if checksum else None, changes, apply_options)
             requirement = requirement_of(tree)
             changed = (
                 _is_change(report, base, manifest, options)
@@ -276,18 +286,62 @@ def ingest(
 
 
 def _template_session(environment: Environment, settings: ServerConfig, base: Manifest) -> Session | None:
-    """Return the open transaction if it began with a copy of a directory, which is part of what it will publish."""
+    """Return the open transaction if it has something in it that it will publish besides other changes.
+
+    That is a copy of a directory, or what was changed in place.
+    """
     session = find_session(environment, settings)
-    return session if session and session.clone and session.root_hash == base.root_hash.hex else None
+    if session is None or not (session.clone or session.mount_point):
+        return None
+    return session if session.root_hash == base.root_hash.hex else None
 
 
-def _root(text: str) -> ContentHash:
-    return ContentHash.parse(text).with_suffix(HashSuffix.CATALOG)
+@contextlib.contextmanager
+def _with_union(
+    environment: Environment, settings: ServerConfig, session: Session, changes: ChangeSet
+) -> Iterator[ChangeSet]:
+    """Add what was changed in an interactive transaction in front of other changes, and keep it as it is meanwhile."""
+    union = union_of(environment, settings, session)
+    if union is None:
+        yield changes
+        return
+    union.require_mounted(session.union_kind)
+    with union.frozen():
+        yield _add_union(environment, settings, session, union, changes)
+
+
+def _look_at_union(environment: Environment, settings: ServerConfig, changes: ChangeSet) -> ChangeSet:
+    session = find_session(environment, settings)
+    union = union_of(environment, settings, session) if session is not None else None
+    if session is None or union is None:
+        return changes
+    union.require_mounted(session.union_kind)
+    union.flush()
+    return _add_union(environment, settings, session, union, changes)
+
+
+def _add_union(
+    environment: Environment, settings: ServerConfig, session: Session, union: Union, changes: ChangeSet
+) -> ChangeSet:
+    kind = session.union_kind
+    if kind is None:
+        return changes
+    change = UnionChanges(
+        directory=str(union.scratch),
+        kind=kind,
+        label=str(union.target),
+        base=root_of(session),
+        path=parse(session.path),
+        claimed=environment.owner(settings) if session.claimed else None,
+    )
+    return ChangeSet((change, *changes.changes))
 
 
 def _refuse_outside(session: Session, changes: ChangeSet) -> None:
     leased = parse(session.path)
     for change in changes.changes:
+        if isinstance(change, UnionChanges):
+            continue
         path = change.base_dir if isinstance(change, Content) else change.path
         if leased != ROOT and not is_below(path, leased):
             raise UsageError(

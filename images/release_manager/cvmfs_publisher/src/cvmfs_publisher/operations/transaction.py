@@ -36,6 +36,7 @@ from ..errors import (
     PublisherError,
     StorageError,
 )
+from ..mount.overlay import UnionKind
 from ..paths import ROOT, display, parse
 from ..repository import Lease, Repository, ServerConfig
 from ..repository.lease import CLOCK_MARGIN, LIFETIME, break_lease, new_session
@@ -44,6 +45,7 @@ from .checked_out import find_checkout
 from .environment import Environment
 from .hooks import Hook, call_hook
 from .template import Template, clone
+from .union import Union, union_dir
 
 _SESSION_FILE = "transaction.json"
 _RETRY_EVERY = 5.0  # seconds between two attempts at a lease that somebody else holds
@@ -60,6 +62,9 @@ class Session:
     :param revision: the repository's newest revision when it began
     :param root_hash: that revision's root catalog
     :param opened: seconds since 1970
+    :param mount_point: where the repository can be edited in place; empty in a mountless transaction
+    :param union: name of the `UnionKind` there; empty until it is mounted
+    :param claimed: whether the union shows everything as its user's
     :param token: proves the lease to be ours; secret
         return self.clone or self.checkout or self.root_hash
     """
@@ -70,6 +75,9 @@ class Session:
     revision: int
     root_hash: str
     opened: int
+    mount_point: str = ""
+    union: str = ""
+    claimed: bool = False
     token: str = dataclasses.field(repr=False)
     clone: str = ""
     cloned: str = ""
@@ -81,6 +89,10 @@ class Session:
         """The root catalog of what the transaction changes."""
         return self.clone or self.checkout or self.root_hash
 
+    @property
+    def union_kind(self) -> UnionKind | None:
+        return UnionKind[self.union] if self.union else None
+
     def public(self) -> dict[str, object]:
         """Return what everybody may know."""
         return {
@@ -89,6 +101,7 @@ class Session:
             "path": self.path,
             "revision": self.revision,
             "opened": datetime.datetime.fromtimestamp(self.opened, datetime.UTC).isoformat(),
+            "mount_point": self.mount_point or None,
         }
 
 
@@ -100,6 +113,8 @@ def open_transaction(
     retry_timeout: int | None = None,
     template: Template | None = None,
     hooks: bool = True,
+    interactive: bool = False,
+    claimed: bool = False,
 ) -> Session:
     """Take the repository's lease and note the session.
 
@@ -107,12 +122,15 @@ def open_transaction(
     :param retry_timeout: seconds to wait for somebody else's lease to end; 0 waits for ever, None not at all
     :param template: what to copy, before anything else
     :param hooks: whether to call the server hooks
+    :param interactive: mount the repository, to be edited in place
+    :param claimed: show everything in it as this process's user's, where no other user is known
     :raises InTransaction: when this release manager has a transaction open already
     :raises LeaseHeld: when somebody else has
     :raises WhitelistExpired: when what would be published could not be signed
     :raises PathNotFound, NotADirectory: when `path` is no directory of the repository
     :raises TemplateError: when the template cannot be copied
     :raises HookFailed: when a hook fails; after the last one the transaction is open all the same
+    :raises PublisherError: when the repository cannot be mounted
     """
     settings = environment.settings(name)
     environment.require_supported(name)
@@ -133,6 +151,8 @@ def open_transaction(
             revision=repository.manifest.revision,
             root_hash=repository.manifest.root_hash.hex,
             opened=int(time.time()),
+            mount_point=str(union_dir(settings)) if interactive else "",
+            claimed=claimed,
             token=new_session(),
             checkout=checkout.root_hash.hex if checkout else "",
         )
@@ -186,12 +206,22 @@ def renew(environment: Environment, session: Session) -> None:
         Lease.resume(store, session.repository, session.token).renew()
 
 
-def close_session(environment: Environment, settings: ServerConfig, session: Session, lease: Lease) -> list[str]:
-    """End the transaction: give the lease back and forget the session.
+def union_of(environment: Environment, settings: ServerConfig, session: Session) -> Union | None:
+    """Return where the transaction's repository can be edited; None if it is mountless."""
+    if not session.mount_point:
+        return None
+    directory = environment.spool_dir(settings) / f"interactive-{session.id}"
+    return Union(environment, settings, directory, Path(session.mount_point))
 
-    :returns: a warning if the lease could not be given back
+
+def close_session(environment: Environment, settings: ServerConfig, session: Session, lease: Lease) -> list[str]:
+    """End a transaction that was published: unmount its repository, give the lease back and forget the session.
+
+    :returns: warnings of what could not be ended
     """
-    warnings = _release(lease)
+    union = union_of(environment, settings, session)
+    warnings = _close_by_force(union) if union is not None else []
+    warnings += _release(lease)
     _forget(environment, settings, session)
     return warnings
 
@@ -202,6 +232,9 @@ def discard_session(environment: Environment, session: Session, error: BaseExcep
     :param error: why; where storage does not answer, it is not bothered again
     """
     settings = environment.settings(session.repository)
+    union = union_of(environment, settings, session)
+    if union is not None:
+        _close_by_force(union)
     _forget(environment, settings, session)
     if isinstance(error, EndpointUnreachable):
         return
@@ -209,26 +242,32 @@ def discard_session(environment: Environment, session: Session, error: BaseExcep
         Lease.resume(store, session.repository, session.token).release()
 
 
-def abort(environment: Environment, name: str, *, transaction_id: str | None = None, force: bool = False) -> None:
+def abort(environment: Environment, name: str, *, transaction_id: str | None = None, force: bool = False) -> list[str]:
     """End a transaction without publishing anything.
 
     :param transaction_id: abort no other transaction than this
-    :param force: break the lease if somebody else, or a session that is lost, has it
+    :param force: break the lease if somebody else, or a session that is lost, has it; and unmount the repository even
+        if something is using it
+    :returns: warnings of what could not be ended
     :raises NotInTransaction: when there is nothing to abort
     :raises HookFailed: when a hook fails; after the last one the transaction has ended all the same
+    :raises UnionInUse: when something is using the mounted repository
     """
     settings = environment.settings(name)
     with contextlib.closing(environment.store(settings)) as store:
         session = find_session(environment, settings)
         if session is None and transaction_id is None and force and break_lease(store) is not None:
-            return
+            return []
         session = current_session(environment, settings, transaction_id)
         call_hook(environment, name, Hook.ABORT_BEFORE)
+        union = union_of(environment, settings, session)
+        warnings = union.close(force=force) if union is not None else []
         # It may have ended already, or gone to somebody else, which is none of our business any more.
         with contextlib.suppress(NotInTransaction, LeaseHeld):
             Lease.resume(store, name, session.token).release()
         _forget(environment, settings, session)
     call_hook(environment, name, Hook.ABORT_AFTER)
+    return warnings
 
 
 @contextlib.contextmanager
@@ -326,6 +365,11 @@ def kept_alive(lease: Lease) -> Iterator[Keeper]:
         thread.join(_PATIENCE)
 
 
+def root_of(session: Session) -> ContentHash:
+    """Return the root catalog of what the transaction changes."""
+    return ContentHash.parse(session.begins_with).with_suffix(HashSuffix.CATALOG)
+
+
 def _begin_with_newest(
     environment: Environment, settings: ServerConfig, session: Session, file: Path, template: Template | None
 ) -> Session:
@@ -334,7 +378,7 @@ def _begin_with_newest(
         manifest = repository.manifest
         session = dataclasses.replace(session, revision=manifest.revision, root_hash=manifest.root_hash.hex)
         if template is not None:
-            root_hash = ContentHash.parse(session.begins_with).with_suffix(HashSuffix.CATALOG)
+            root_hash = root_of(session)
             with environment.scratch(settings) as scratch:
                 copied = clone(repository, root_hash, template, parse(session.path), scratch)
             session = dataclasses.replace(
@@ -343,8 +387,20 @@ def _begin_with_newest(
                 cloned=os.fsdecode(template.target),
                 cloned_entries=copied.entries,
             )
-    _write(file, session, exclusive=False)
+        _write(file, session, exclusive=False)
+        union = union_of(environment, settings, session)
+        if union is not None:
+            kind = union.create(repository, root_of(session), claimed=session.claimed)
+            session = dataclasses.replace(session, union=kind.name)
+            _write(file, session, exclusive=False)
     return session
+
+
+def _close_by_force(union: Union) -> list[str]:
+    try:
+        return union.close(force=True)
+    except (OSError, PublisherError) as error:
+        return [f"{union.target} was not unmounted: {error}"]
 
 
 def _acquire(store: ObjectStore, session: Session, retry_timeout: int | None) -> Lease:

@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
     question = f"You are about to DISCARD ALL CHANGES OF THE CURRENT TRANSACTION for {name}!  Are you sure (y/N)? "
     if not certain and not output.confirm(question):
         return errno.EINTR
-    abort(environment, name, transaction_id=options.transaction, force=options.force)
+    output.warn(abort(environment, name, transaction_id=options.transaction, force=options.force))
     if options.json:
         output.print_json({"repository": name, "aborted": True})
     else:

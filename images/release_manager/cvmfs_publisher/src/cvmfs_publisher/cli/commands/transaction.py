@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Open a transaction.
 
+Where mounting is allowed, the repository can be edited in place at /cvmfs/FQRN until it is published. Elsewhere the
+transaction is mountless, and says so: `publish --changes` and `ingest` bring the content.
+
 Exit codes as upstream's: 17 a transaction is open here already, 16 somebody else has one open, 22 the whitelist has
 expired or the template cannot be copied, 2 the path does not exist, 20 the path is not a directory.
 """
@@ -24,6 +27,7 @@ from ...errors import (
 from ...operations.environment import Environment
 from ...operations.template import Template
 from ...operations.transaction import open_transaction
+from ...operations.union import is_mountless, why_impossible
 from .. import output
 from ..arguments import add_json, repository_and_path, whole_number
 
@@ -53,6 +57,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-U", "--template-from", metavar="FROM", help="with -V, instead of -T")
     parser.add_argument("-V", "--template-to", metavar="TO", help="with -U, instead of -T")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument(
+        "--interactive",
+        action="store_true",
+        default=None,
+        help="mount the repository at /cvmfs/FQRN, to be edited in place; fails where that is not possible",
+    )
+    kind.add_argument(
+        "--mountless",
+        action="store_false",
+        dest="interactive",
+        help="mount nothing; publish --changes and ingest bring the content",
+    )
     add_json(parser)
     parser.add_argument("repository", nargs="?", metavar="FQRN", help="repository name")
 
@@ -82,16 +99,28 @@ def run(options: argparse.Namespace) -> int:
     environment = Environment.of_process()
     name, path = repository_and_path(options.repository)
     template = _template(options)
+    name = environment.resolve(name)
+    settings = environment.settings(name)
+    reason = why_impossible()
+    is_interactive = not is_mountless(settings) and reason is None
     try:
         session = open_transaction(
-            environment, environment.resolve(name), path, retry_timeout=options.retry_timeout, template=template
+            environment,
+            name,
+            path,
+            retry_timeout=options.retry_timeout,
+            template=template,
+            interactive=is_interactive if options.interactive is None else options.interactive,
         )
     except tuple(_EXIT_CODES) as error:
         print(f"cvmfs_server transaction: {error}", file=sys.stderr)
         return _EXIT_CODES[type(error)]
+    if options.interactive is None and not is_mountless(settings) and reason is not None:
+        print(f"This is a mountless transaction: {reason}.", file=sys.stderr)
     if options.json:
         output.print_json(session.public())
     else:
         copied = f" /{session.cloned} has {session.cloned_entries} copied entries." if session.cloned else ""
-        print(f"Opened transaction {session.id} on {session.repository}, revision {session.revision}.{copied}")
+        where = f" It can be edited at {session.mount_point}." if session.mount_point else ""
+        print(f"Opened transaction {session.id} on {session.repository}, revision {session.revision}.{copied}{where}")
     return 0
