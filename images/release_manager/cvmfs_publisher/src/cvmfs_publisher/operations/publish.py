@@ -16,7 +16,7 @@ from ..changes.change_set import ChangeSet, Content, UnionChanges
 from ..changes.limits import Limits
 from ..changes.options import Balance
 from ..changes.owner_map import Owners
-from ..content import Chunking, Compression, ContentHash, ContentPipeline, HashSuffix
+from ..content import Chunking, Compression, ContentHash, ContentPipeline
 from ..errors import ConcurrentPublish, ConfigurationError, RepositoryError, UsageError
 from ..paths import ROOT, display, is_below, parse
 from ..progress import Progress
