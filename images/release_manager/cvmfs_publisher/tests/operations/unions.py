@@ -58,13 +58,7 @@ class Checkout:
         """Extended attributes of all paths."""
         top = os.fsencode(self.root)
         paths = [top, *(os.path.join(at, name) for at, dirs, files in os.walk(top) for name in dirs + files)]
-        return {
-            os.path.relpath(path, top) if path != top else b"": {
-                os.fsencode(name): os.getxattr(path, name, follow_symlinks=False)
-                for name in os.listxattr(path, follow_symlinks=False)
-            }
-            for path in paths
-        }
+        return {os.path.relpath(path, top) if path != top else b"": _xattrs(path) for path in paths}
 
     def published_xattrs(self) -> dict[bytes, Mapping[bytes, bytes]]:
         """Extended attributes of all paths as they are published."""
@@ -75,6 +69,16 @@ class Checkout:
     def close(self) -> None:
         """Leave nothing mounted."""
         self.manager.server("abort", "-f")
+
+
+def _xattrs(path: bytes) -> Mapping[bytes, bytes]:
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return {}
+        raise
+    return {os.fsencode(name): os.getxattr(path, name, follow_symlinks=False) for name in names}
 
 
 def move(source: bytes, target: bytes) -> None:
