@@ -109,6 +109,14 @@ class InTransaction(RepositoryError):
     """The operation is refused while a transaction is open."""
 
 
+class UnionInUse(RepositoryError):
+    """A process is using the union file system of an interactive transaction."""
+
+
+class UnionLost(RepositoryError):
+    """The union file system of an interactive transaction is not mounted here."""
+
+
 class SourceError(PublisherError):
     """Content to be published cannot be taken."""
 

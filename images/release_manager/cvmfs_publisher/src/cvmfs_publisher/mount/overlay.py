@@ -14,11 +14,9 @@ import errno
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import PublisherError
 from . import system
 
 _OFF = b"redirect_dir=off,index=off,metacopy=off"
@@ -52,26 +50,6 @@ class Layers:
     work: Path
 
 
-def mount_union(layers: Layers, target: Path, kinds: Iterable[UnionKind] = UnionKind) -> UnionKind:
-    """Mount a union at the directory `target`, and return which kind it is.
-
-    :param kinds: those to try, in that order
-    :raises PublisherError: when none of them is allowed
-    """
-    reasons = []
-    for kind in kinds:
-        try:
-            _mount(kind, layers, target)
-        except OSError as error:
-            reasons.append(f"{kind.value}: {error.strerror}")
-        else:
-            return kind
-    raise PublisherError(
-        f"No union file system can be mounted at {target} ({'; '.join(reasons)})",
-        remedy="Have the spool directory on a volume, allow mounting to the container, or use a mountless transaction",
-    )
-
-
 def freeze(target: Path) -> None:
     """Make a union read-only, with everything in it written to the scratch area.
 
@@ -92,7 +70,11 @@ def is_union(target: Path) -> bool:
     return mount is not None and mount.kind in ("overlay", "fuse." + _PROGRAM)
 
 
-def _mount(kind: UnionKind, layers: Layers, target: Path) -> None:
+def mount_union(kind: UnionKind, layers: Layers, target: Path) -> None:
+    """Mount a union at the directory `target`.
+
+    :raises OSError: when that kind is not allowed here, or not for these layers
+    """
     directories = b",".join(
         name + b"=" + _escape(path)
         for name, path in ((b"lowerdir", layers.lower), (b"upperdir", layers.upper), (b"workdir", layers.work))

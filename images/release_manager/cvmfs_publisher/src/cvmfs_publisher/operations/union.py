@@ -18,7 +18,7 @@ from pathlib import Path
 from ..catalog import CatalogTree
 from ..content import ContentHash
 from ..errors import ConfigurationError, MountError, PublisherError, UnionInUse, UnionLost
-from ..mount import ObjectCache, RevisionView, overlay, start, system, unmount, wait_for_end
+from ..mount import ObjectCache, RevisionView, is_mounted, overlay, start, system, unmount, wait_for_end
 from ..mount.overlay import Layers, UnionKind
 from ..paths import ROOT, display
 from ..repository import Repository, ServerConfig
@@ -125,6 +125,34 @@ class Union:
 
     def _mount(self, root_hash: ContentHash, revision: int, kinds: Iterable[UnionKind], *, claimed: bool) -> UnionKind:
         _make_mount_point(self.target)
+        reasons = []
+        for kind in kinds:
+            self._mount_view(root_hash, revision, kind, claimed=claimed)
+            try:
+                overlay.mount_union(kind, self._layers, self.target)
+                if kind is UnionKind.OVERLAY:
+                    os.setxattr(self.directory, _PROOF, b"1")
+            except OSError as error:
+                reasons.append(f"{kind.value}: {error.strerror}")
+            except BaseException:
+                unmount(self._view, lazy=True)
+                raise
+            else:
+                return kind
+        unmount(self._view, lazy=True)
+        raise PublisherError(
+            f"No union file system can be mounted at {self.target} ({'; '.join(reasons)})",
+            remedy="Have the spool directory on a volume, allow the container to mount, or use a mountless transaction",
+        )
+
+    def _mount_view(self, root_hash: ContentHash, revision: int, kind: UnionKind, *, claimed: bool) -> None:
+        """Mount the revision as that union file system needs it, unless it is mounted so already."""
+        # fuse-overlayfs shows a change of a hard link under all of its names, but only makes it under one
+        hard_links = kind is not UnionKind.FUSE_OVERLAY
+        if is_mounted(self._view):
+            if hard_links:
+                return
+            self._unmount_view(lazy=False)
         owner = (os.geteuid(), os.getegid()) if claimed else None
 
         @contextlib.contextmanager
@@ -133,21 +161,24 @@ class Union:
                 contextlib.closing(self._environment.store(self._settings)) as store,
                 ObjectCache(store, self.directory / "cache", _CACHE_LIMIT) as cache,
                 RevisionView(
-                    self._settings.repository, root_hash, revision, cache, magic_xattrs=False, owner=owner
+                    self._settings.repository,
+                    root_hash,
+                    revision,
+                    cache,
+                    magic_xattrs=False,
+                    owner=owner,
+                    hard_links=hard_links,
                 ) as opened,
             ):
                 yield opened
 
         server = start(view, self._view, self.directory / "mount.log")
         self._server.write_text(str(server))
-        try:
-            kind = overlay.mount_union(self._layers, self.target, kinds)
-            if kind is UnionKind.OVERLAY:
-                os.setxattr(self.directory, _PROOF, b"1")
-        except BaseException:
-            unmount(self._view, lazy=True)
-            raise
-        return kind
+
+    def _unmount_view(self, *, lazy: bool) -> None:
+        unmount(self._view, lazy=lazy)
+        with contextlib.suppress(OSError, ValueError, MountError):
+            wait_for_end(int(self._server.read_text()))
 
     def require_mounted(self, kind: UnionKind | None) -> None:
         """Make sure that the union is there, and that this process can read its scratch area.
@@ -214,9 +245,7 @@ class Union:
                     raise self._in_use("is in use", writing=False) from error
                 warnings.append(f"{self._in_use('is still in use', writing=False).message}")
                 system.unmount(self.target, lazily=True)
-        unmount(self._view, lazy=force)
-        with contextlib.suppress(OSError, ValueError, MountError):
-            wait_for_end(int(self._server.read_text()))
+        self._unmount_view(lazy=force)
         shutil.rmtree(self.directory, ignore_errors=True)
         if self.directory.exists():
             warnings.append(f"{self.directory} was not removed completely")
