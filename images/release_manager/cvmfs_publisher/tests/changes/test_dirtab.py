@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cvmfs_publisher.changes.dirtab import Dirtab
 from cvmfs_publisher.errors import SourceError
@@ -49,6 +53,8 @@ DOCUMENTED = b"""\
         (b"/a[*?]", b"a*", True),
         (b"/a[*?]", b"ax", False),
         (b"/a[bc", b"a[bc", True),
+        (rb"/a[\*b]", b"a*", True),
+        (rb"/a[\*b]", b"a\\", False),
         (b"/a/*\n! */[bc]", b"a/b", True),
         (b"/a/*\n! */[bc]", b"a/[bc]", False),
         (rb"/a\*c", b"a*c", True),
@@ -70,6 +76,22 @@ DOCUMENTED = b"""\
 )
 def test_what_rules_mean(rules: bytes, path: bytes, expected: bool) -> None:
     assert Dirtab.parse(rules).covers(path) is expected
+
+
+_FNMATCH = ctypes.CDLL(None).fnmatch
+_PATHNAME = 1
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    pattern=st.text("ab*?[]!^-", min_size=1, max_size=8),
+    names=st.lists(st.text("ab[]!^-*", min_size=1, max_size=5), min_size=1, max_size=8),
+)
+def test_patterns_mean_what_the_c_library_says(pattern: str, names: list[str]) -> None:
+    dirtab = Dirtab.parse(b"/x/" + pattern.encode())
+    for name in names:
+        expected = _FNMATCH(pattern.encode(), name.encode(), _PATHNAME) == 0
+        assert dirtab.covers(b"x/" + name.encode()) is expected, name
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,7 @@ def _read_set(name: bytes, start: int, number: int) -> tuple[bytes, int] | None:
     listed = name[first:end]
     if _NAMED_SET.search(listed):
         raise _bad_line(number, name, "List the characters themselves instead of naming a class")
+    listed = re.sub(rb"\\([*?\\])", rb"\1", listed)
     members: set[int] = set()
     position = 0
     while position < len(listed):
