@@ -181,6 +181,7 @@ def test_unchanged_rules_cost_nothing(repository: Repository, tmp_path: Path) ->
     names = {f"sw/v{number}/file": "" for number in range(20)}
     repository.publish(mirror(make(tmp_path / "source", {".cvmfsdirtab": "/sw/*", **names}), ""))
     fetched: list[str] = []
+    stored = repository.objects()
     get = repository.store.get
 
     def counting_get(key: str) -> bytes:
@@ -190,6 +191,7 @@ def test_unchanged_rules_cost_nothing(repository: Repository, tmp_path: Path) ->
     repository.store.get = counting_get  # type: ignore[method-assign]
     repository.publish(merge(make(tmp_path / "more", {"more": ""}), "sw/v7"))
     assert len([key for key in fetched if key.endswith("C")]) == 2
+    assert len([key for key in repository.objects() - stored if key.endswith("C")]) == 2
 
 
 # Balance

@@ -107,6 +107,15 @@ def test_listing(manager: ReleaseManager) -> None:
     ]
 
 
+def test_listing_of_what_is_checked_out(manager: ReleaseManager, tree: Path) -> None:
+    manager.server("tag", "-a", "before").succeeded()
+    before = hashes(manager)
+    manager.ingest(mirror(tree / "a", "other", nested_catalog=True))
+    assert hashes(manager) != before
+    manager.server("checkout", "-t", "before", "-b", "branch").succeeded()
+    assert hashes(manager) == before
+
+
 def test_a_catalog_is_missing(manager: ReleaseManager) -> None:
     missing = ContentHash.parse(hashes(manager)[b"sw/a/deep"]).with_suffix(HashSuffix.CATALOG).key()
     with manager.store() as store:

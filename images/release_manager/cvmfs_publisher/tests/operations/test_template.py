@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from changes.repository import Repository, Seen
 from changes.repository import merge as merge_into
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 
 from cvmfs_publisher.content import fetch_object
+from cvmfs_publisher.errors import SourceError
 from operations.managers import ReleaseManager, changes_file, make, merge, mirror
 from operations.reading import below, published
 from operations.trees import Node, trees, write
@@ -151,7 +152,10 @@ def test_any_tree(tree: Node) -> None:
     with tempfile.TemporaryDirectory() as directory:
         write(tree, os.fsencode(Path(directory, "source")))
         repository = Repository(Path(directory, "repository"))
-        repository.publish(merge_into(Path(directory, "source"), "a/b"))
+        try:
+            repository.publish(merge_into(Path(directory, "source"), "a/b"))
+        except SourceError:  # hard links to markers cannot be published
+            reject()
         original = repository.seen(b"a/b")
         nested = {path for path in repository.judgement().catalogs if path.startswith(b"/a/b")}
         with repository.tree() as opened:

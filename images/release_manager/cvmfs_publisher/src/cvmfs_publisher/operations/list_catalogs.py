@@ -14,6 +14,7 @@ from ..content import ContentHash, fetch_object
 from ..errors import CorruptObject
 from ..paths import ROOT, display
 from ..storage import ObjectStore
+from .checked_out import find_checkout
 from .environment import Environment
 
 _PARALLEL_REQUESTS = 32
@@ -44,12 +45,16 @@ class _Found:
 
 
 def list_catalogs(environment: Environment, name: str) -> Iterator[CatalogInfo]:
-    """Yield all catalogs of the newest revision, each before those nested in it, and these by their paths.
+    """Yield all catalogs of what is checked out here, most often the newest revision.
+
+    Each comes before those nested in it, and these by their paths.
 
     :raises StorageError: when a catalog is missing or damaged
     """
-    with environment.open(name) as repository:
-        root = NestedReference(ROOT, repository.manifest.root_hash, 0)
+    settings = environment.settings(name)
+    with environment.open(name, settings) as repository:
+        checkout = find_checkout(environment, settings)
+        root = NestedReference(ROOT, checkout.root_hash if checkout else repository.manifest.root_hash, 0)
         found = _read_all(repository.store, root)
     pending = [(root, 0)]
     while pending:
