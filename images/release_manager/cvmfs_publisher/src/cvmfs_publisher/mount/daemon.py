@@ -158,6 +158,7 @@ def _leave(log: int, sending: int) -> None:
             # Not closed: objects that think it theirs would close what gets the number next
             with contextlib.suppress(OSError):
                 os.dup2(nothing, descriptor, inheritable=False)
+    sys.stdout = sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

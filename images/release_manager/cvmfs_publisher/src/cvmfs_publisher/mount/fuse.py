@@ -184,7 +184,9 @@ class Server:
     def _complain(self, node: int, name: bytes, failure: Exception) -> None:
         """Report a failure, but not each time that a program tries again."""
         try:
-            path = paths.join(self._view.path(node), name.rstrip(b"\0"))
+            path = self._view.path(node)
+            if name:
+                path = paths.join(path, name.rstrip(b"\0"))
             text = f"/{paths.display(path)}: {failure if isinstance(failure, PublisherError) else repr(failure)}"
         except (PublisherError, OSError):
             text = str(failure)

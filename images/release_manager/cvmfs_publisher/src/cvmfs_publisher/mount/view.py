@@ -21,7 +21,7 @@ from .. import paths
 from ..catalog import Catalog
 from ..catalog.catalog import corrupt
 from ..catalog.entry import Flag
-from ..content import Chunk, Compression, ContentHash
+from ..content import Chunk, Compression, ContentHash, HashSuffix
 from ..errors import PublisherError, StorageError
 from .cache import NotAtHand, ObjectCache
 from .owners import Owners
@@ -181,7 +181,7 @@ class RevisionView:
         hard_links: bool = True,
     ) -> None:
         self.name = name
-        self.root_hash = root_hash
+        self.root_hash = root_hash.with_suffix(HashSuffix.CATALOG)
         self.revision = revision
         self.magic_xattrs = magic_xattrs
         self._cache = cache
@@ -194,7 +194,7 @@ class RevisionView:
         self._open: OrderedDict[_Branch, None] = OrderedDict()
         self._directories: OrderedDict[int, _Directory] = OrderedDict()
         self._files: OrderedDict[int, _File] = OrderedDict()
-        root = self._branch(b"", b"", root_hash, ROOT, 0)
+        root = self._branch(b"", b"", self.root_hash, ROOT, 0)
         self._root_directory = _Directory(b"", b"", root, paths.md5path(b""))
         with self._opened(root, wait=True) as catalog:
             found = catalog.brief(self._root_directory.key)
