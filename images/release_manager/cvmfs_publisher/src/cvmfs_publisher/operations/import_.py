@@ -338,7 +338,7 @@ def _sign(environment: Environment, name: str, keys: _Keys, *, recreate_key: boo
 def _restore_reflog(environment: Environment, name: str, warnings: list[str]) -> bool:
     """Rebuild a reflog that is missing, as in repositories from before CernVM-FS 2.2; return whether that was done."""
     try:
-        return repair_reflog(environment, name) is not None
+        return repair_reflog(environment, name, create=True) is not None
     except PublisherError as error:
         warnings.append(f"{REFLOG_KEY} is missing, and was not rebuilt: {error}")
         return False

@@ -56,15 +56,17 @@ def rebuild_reflog(repository: Repository, scratch: Path) -> Reflog:
     return reflog
 
 
-def repair_reflog(environment: Environment, name: str) -> str | None:
+def repair_reflog(environment: Environment, name: str, *, create: bool = False) -> str | None:
     """Make reflog and manifest agree, and restore a reflog that is missing or damaged.
 
+    :param create: give one to a repository that never had any, too
     :returns: what was done; None when there was nothing to do
     :raises InTransaction, LeaseHeld: while a transaction is open
     """
     settings = environment.settings(name)
     with environment.open(name, settings) as repository:
-        if repository.reflog_problem() is None and repository.reflog_disagreement() is None:
+        is_well = repository.reflog_problem() is None and repository.reflog_disagreement() is None
+        if is_well and not (create and repository.manifest.reflog_hash is None):
             return None
     key = environment.repository_key(name)
     with (
