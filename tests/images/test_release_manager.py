@@ -42,6 +42,17 @@ def test_is_small(engine: Engine) -> None:
     assert size < 300e6
 
 
+def test_has_all_hash_algorithms(engine: Engine) -> None:
+    """Many an OpenSSL comes without RIPEMD-160."""
+    program = "from cvmfs_publisher.content import HashAlgorithm as H; print(*(h.digest(b'').hex() for h in H))"
+    found = confined(engine, "/opt/cvmfs-publisher/bin/python", "-c", program)
+    assert found.split() == [
+        "da39a3ee5e6b4b0d3255bfef95601890afd80709",
+        "9c1185a5c5e9fc54612808977ee8f548b2258d31",
+        "7f9c2ba4e88f827d616045507605853ed73b8093",
+    ]
+
+
 def test_has_no_secret_and_nothing_of_the_build(podman: Engine, tmp_path: Path) -> None:
     """Every file of the image is read, in search of keys; caches, pip and the build's directories are not there."""
     container = podman.output("create", "--name", f"{podman.prefix}-export", RELEASE_MANAGER)

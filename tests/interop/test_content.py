@@ -328,11 +328,12 @@ def test_external_files(
         sources.make(tree(2), source)
         native.check()
         changes = {"source": str(source), "base_dir": "other", "mode": "mirror"}
-        native.publish(changes, options=("-N",))
+        native.publish(changes, options=("-N", "-d"))
         upstream.check(native)
         with upstream.mount(native, options) as mount:
             assert mount.attribute("external_file", b"tree/small").strip("\0") == "1"
             assert mount.attribute("external_file", b"other/small").strip("\0") == "0"
+            assert mount.attribute("direct_io", b"other/small").strip("\0") == "1"
             for name in ("tree", "other"):
                 assert not differences(read_directory(source), read_mount(mount.path / name))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import io
 import os
+import secrets
+import shutil
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -436,3 +438,47 @@ def test_mkfs_with_everything(template: Path, tmp_path: Path, compression: str) 
     manager.ingest(mirror(make(tmp_path / "source", file="x")))
     assert properties_of(manager)["volatile"] == "1"
     manager.check()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="uses /var/spool/cvmfs")
+def test_configuration_that_mkfs_writes(template: Path, tmp_path: Path) -> None:
+    """Options are there, and a publish takes what mkfs has written."""
+    base = without_repository(template, tmp_path / "manager")
+    manager = ReleaseManager(base.base, base.settings, f"t{secrets.token_hex(4)}.example.org")
+    storage = manager.settings["CVMFS_UPSTREAM_STORAGE"]
+    manager.server_conf.unlink()
+    options = (
+        "-u",
+        storage,
+        "-z",
+        "-X",
+        "-Z",
+        "none",
+        "-a",
+        "rmd160",
+        "-V",
+        "members",
+        "-G",
+        "4 weeks ago",
+        "-o",
+        "root",
+    )
+    try:
+        manager.server("mkfs", *options).succeeded()
+    finally:
+        shutil.rmtree(Path("/var/spool/cvmfs") / manager.name)
+    text = manager.server_conf.read_text()
+    for line in (
+        "CVMFS_GARBAGE_COLLECTION=true",
+        "CVMFS_AUTO_GC=true",
+        "CVMFS_EXTERNAL_DATA=true",
+        "CVMFS_COMPRESSION_ALGORITHM=none",
+        "CVMFS_HASH_ALGORITHM=rmd160",
+        "CVMFS_VOMS_AUTHZ=members",
+        "CVMFS_CATALOG_ALT_PATHS=true",
+        "CVMFS_AUTO_TAG_TIMESPAN='4 weeks ago'",
+    ):
+        assert f"{line}\n" in text
+    manager.server_conf.write_text(text + f"CVMFS_SPOOL_DIR={manager.spool}\n")
+    manager.server("ingest", "--directory", make(tmp_path / "source", file="x"), "-b", "sw").succeeded()
+    assert entry_of(manager, "sw/file").is_external

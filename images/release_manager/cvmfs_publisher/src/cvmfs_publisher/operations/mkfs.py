@@ -156,7 +156,8 @@ def _settings(environment: Environment, name: str, options: MkfsOptions) -> tupl
             if options.s3_config is not None:
                 raise UsageError("There is no URL for the clients", remedy="Add -w with the bucket's URL")
             chosen |= {"CVMFS_STRATUM0": f"http://localhost/cvmfs/{name}"}
-        return ServerConfig(default_settings(environment, name) | chosen, "the command line"), True
+        automatic = {"CVMFS_AUTO_GC": "true"} if options.garbage_collectable else {}  # as upstream's
+        return ServerConfig(default_settings(environment, name) | automatic | chosen, "the command line"), True
     existing = environment.settings(name)
     for key, value in chosen.items():
         if key in existing and existing[key] != value:
