@@ -184,6 +184,8 @@ class Draft:
                 continue
             new = join(directory, path[len(join(origin.path, b"")) :])
             self.report.added.add(new)
+            if entry.is_directory:
+                self.unmarked.add(new)
             first = first_names.setdefault((parent(new), entry.hardlink_group), new) if entry.hardlink_group else new
             if first == new:
                 self.tree.add(new, entry)

@@ -154,8 +154,6 @@ def storable_xattrs(xattrs: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
     fitting = sorted(
         (key, value)
         for key, value in xattrs.items()
-        if 0 < len(key) <= _MAX_XATTR_BYTES
-        and len(value) <= _MAX_XATTR_BYTES
-        and not key.startswith(UNION_XATTRS)
+        if 0 < len(key) <= _MAX_XATTR_BYTES and len(value) <= _MAX_XATTR_BYTES and not key.startswith(UNION_XATTRS)
     )
     return dict(fitting[:_MAX_XATTRS]) if fitting else NO_XATTRS

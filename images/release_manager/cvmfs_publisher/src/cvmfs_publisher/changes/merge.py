@@ -36,9 +36,7 @@ class Merge:
     :param checksum: read the content of every file, also where its attributes are as published
     """
 
-    def __init__(
-        self, draft: Draft, change: Content, source: Source, label: str, *, checksum: bool = False
-    ) -> None:
+    def __init__(self, draft: Draft, change: Content, source: Source, label: str, *, checksum: bool = False) -> None:
         self._draft = draft
         self._source = source
         self._tree = draft.tree
@@ -106,6 +104,8 @@ class Merge:
         self._take_grafts(path, entries)
         if _BUNDLES in entries:
             self._check_bundles(path, entries[_BUNDLES])
+        if self._draft.options.balance is not None and listing.is_whole:
+            _keep_balance(entries, published)
         self._mark_nested(path, entries, published)
         groups = self._groups(path, listing, published)
         if self._is_mirror:
@@ -208,11 +208,6 @@ class Merge:
         self, path: bytes, entries: dict[bytes, SourceEntry], published: dict[bytes, DirectoryEntry]
     ) -> None:
         """See that a directory is a nested catalog if it should be one, before anything is put into it."""
-        if self._draft.options.balance is not None and AUTO_MARKER in published and AUTO_MARKER not in entries:
-            # A mirror leaves alone what keeps catalogs small
-            del published[AUTO_MARKER]
-            if MARKER not in entries:
-                published.pop(MARKER, None)
         if MARKER not in entries and (
             (self._change.nested_catalog and path == self._base_dir) or self._draft.dirtab.covers(path)
         ):
@@ -394,6 +389,14 @@ class PublishedContents:
             return None
         self._draft.count_done([entry])
         return content_of(published)
+
+
+def _keep_balance(entries: Mapping[bytes, SourceEntry], published: dict[bytes, DirectoryEntry]) -> None:
+    """Let a mirror leave alone what keeps catalogs small."""
+    if AUTO_MARKER in published and AUTO_MARKER not in entries:
+        del published[AUTO_MARKER]
+        if MARKER not in entries:
+            published.pop(MARKER, None)
 
 
 def _link_groups(entries: Iterable[DirectoryEntry]) -> dict[int, set[bytes]]:
