@@ -12,6 +12,7 @@ from operations.managers import NAME, Outcome, ReleaseManager, refusal
 
 from cvmfs_publisher.cli import main
 from cvmfs_publisher.cli.commands import COMMANDS
+from cvmfs_publisher.cli.refused import refusal as refusal_of
 
 Run: TypeAlias = Callable[[str], Outcome]
 
@@ -51,6 +52,18 @@ GRAMMAR: list[tuple[str, int, str]] = [
     (f"diff -x {NAME}", 3, "unrecognized arguments: -x"),
     (f"checkout {NAME} -b", 3, "argument -b: expected one argument"),
     (f"checkout -f {NAME}", 3, "unrecognized arguments: -f"),
+    (f"add-replica -w x {NAME} key", 3, "no such subcommand in this engine: replicas are made by Stratum 1 servers"),
+    (f"snapshot {NAME}", 3, "Run CernVM-FS's own cvmfs_server on the Stratum 1 server."),
+    ("update-geodb -l", 3, "only Stratum 1 servers sort others by distance"),
+    (f"alterfs -m on {NAME}", 3, "CernVM-FS itself has not had it since 2.1"),
+    ("fix-permissions", 3, "There is nothing to fix"),
+    ("masterkeycard -a", 3, "this engine does not use smart cards"),
+    (f"rmfs -p --delete-storage {NAME}", 3, "-p and --delete-storage exclude each other"),
+    ("skeleton", 3, "the following arguments are required: DIRECTORY"),
+    ("merge-stats one.db", 3, "the following arguments are required: DB_FILE_2"),
+    (f"print-stats {NAME} -s", 3, "argument -s: expected one argument"),
+    (f"update-repoinfo {NAME} -f", 3, "argument -f: expected one argument"),
+    ("update-info -e -f file", 3, "argument -f: not allowed with argument -e"),
     (f"tag -h {NAME} -a", 3, "argument -a: expected one argument"),
     (f"ingest -t a.tar --directory b -b c {NAME}", 3, "argument --directory: not allowed with argument -t"),
     (f"resign -d 0 {NAME}", 3, "argument -d: 0 is not a number from 1 to 36500"),
@@ -146,6 +159,15 @@ SENSE: list[tuple[str, str]] = [
     ("diff -k /nowhere http://127.0.0.1:1/unknown.example.org", "There is no public key /nowhere"),
     ("checkout unknown.example.org", "There is no "),
     ("checkout -t old unknown.example.org", "There is no branch for what is to be published"),
+    ("rmfs unknown.example.org", "There is no "),
+    ("rmfs -f ../etc", "'../etc' is not a repository name"),
+    ("print-stats unknown.example.org", "There is no "),
+    ("merge-stats /nowhere/1.db /nowhere/2.db", "There is no /nowhere/1.db. Name two statistics databases"),
+    ("update-repoinfo -f /nowhere/file unknown.example.org", "Cannot read /nowhere/file"),
+    ("update-repoinfo -f /dev/null unknown.example.org", "The meta information is no JSON"),
+    ("update-info -e", "No repository is configured in "),
+    ("skeleton -o nobody-of-that-name /nowhere", "There is no user 'nobody-of-that-name'"),
+    ("list-tags unknown.example.org", "There is no "),
     ("resign unknown.example.org", "There is no "),
     ("resign --only -p unknown.example.org", "-p signs no whitelist, which --only is about"),
     ("resign -w /nowhere/whitelist unknown.example.org", "There is no master key "),
@@ -207,6 +229,20 @@ def test_grammar(run: Run, arguments: str, code: int, says: str) -> None:
     assert outcome.code == code
     assert outcome.stdout == ""
     assert says in outcome.stderr
+
+
+UPSTREAM = (
+    "mkfs add-replica import publish rollback rmfs alterfs resign list info tag list-tags lstags check transaction "
+    "enter abort snapshot skeleton migrate list-catalogs diff checkout update-geodb gc catalog-chown "
+    "eliminate-hardlinks eliminate-bulk-hashes fix-stats update-info update-repoinfo mount fix-permissions "
+    "masterkeycard ingest merge-stats print-stats"
+)
+
+
+@pytest.mark.parametrize("command", UPSTREAM.split())
+def test_all_subcommands_of_upstream(command: str) -> None:
+    """Each of them is there, or is refused by its name."""
+    assert command in COMMANDS or refusal_of(command) is not None
 
 
 @pytest.mark.parametrize(("arguments", "says"), SENSE)

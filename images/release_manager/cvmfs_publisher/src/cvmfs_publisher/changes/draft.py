@@ -23,7 +23,7 @@ from .change_set import Owner
 from .dirtab import DIRTAB, Dirtab
 from .entry import DIRECTORY_SIZE, FileContent, Origin, SourceEntry
 from .options import ApplyOptions
-from .report import ChangeReport
+from .report import ChangeReport, Tally
 
 VIRTUAL_DIRECTORY = b".cvmfs"
 """What CernVM-FS itself makes in the root, with ``CVMFS_VIRTUAL_DIR``; no publish may touch it."""
@@ -59,6 +59,7 @@ class Contents:
             self._report.files += 1
             self._report.bytes += result.size
             self._report.new_objects += result.new_objects
+            self._report.known_objects += max((len(result.chunks) or 1) - result.new_objects, 0)
             self._report.uploaded_bytes += result.uploaded_bytes
             done(FileContent(result.hash, result.chunks, result.compression, external, self._direct_io))
 
@@ -169,7 +170,7 @@ class Draft:
 
     def remove(self, path: bytes, entry: DirectoryEntry) -> None:
         """Remove a path with all that is below it, and report that."""
-        self.report.removed.add(path)
+        self.report.removed.add(path, entry)
         if name_of(path) == MARKER:
             self.unmarked.add(parent(path))
         if entry.is_directory:
@@ -183,7 +184,7 @@ class Draft:
             if path == origin.path:
                 continue
             new = join(directory, path[len(join(origin.path, b"")) :])
-            self.report.added.add(new)
+            self.report.added.add(new, entry)
             if entry.is_directory:
                 self.unmarked.add(new)
             first = first_names.setdefault((parent(new), entry.hardlink_group), new) if entry.hardlink_group else new
@@ -200,11 +201,15 @@ class Draft:
             path = pending.pop()
             for entry in self.tree.listing(path):
                 child = join(path, entry.name)
-                removed.add(child)
+                removed.add(child, entry)
                 if entry.is_nested_mountpoint and removed.is_truncated:
                     # A nested catalog counts its root, which is counted here already.
                     counters = self.tree.catalog(child).statistics().total
-                    removed.add_unnamed(counters.entries - counters.nested - 1)
+                    files, directories = counters.regular + counters.special, counters.dir - counters.nested - 1
+                    removed.add_unnamed(
+                        counters.entries - counters.nested - 1,
+                        Tally(files, directories, counters.symlink, counters.file_size),
+                    )
                 elif entry.is_directory and not entry.is_bind_mountpoint:
                     pending.append(child)
 

@@ -152,7 +152,7 @@ class Merge:
             published = None
         if published is None:
             self._tree.add(path, self._draft.to_published(entry))
-            self._report.added.add(path)
+            self._report.added.add(path, entry)
             if entry.origin is not None:
                 self._draft.copy(entry.origin, path)
                 self._published.add(path)
@@ -160,12 +160,12 @@ class Merge:
             self._published.add(path)
             if not entry.implied and not self._draft.is_same(published, entry):
                 self._tree.touch(path, self._draft.to_published(entry))
-                self._report.modified.add(path)
+                self._report.modify(path, published, entry)
         elif entry.implied and not self._is_mirror:
             raise _not_a_directory(path)
         else:
             self._tree.replace(path, self._draft.to_published(entry))
-            self._report.modified.add(path)
+            self._report.modify(path, published, entry)
 
     def _prepare_root(
         self, listing: Listing, entries: Mapping[bytes, SourceEntry], published: dict[bytes, DirectoryEntry]
@@ -339,9 +339,9 @@ class Merge:
         paths = [join(directory, link.name) for link in links]
         for path, item in zip(paths, old, strict=True):
             if item is None:
-                self._report.added.add(path)
+                self._report.added.add(path, entry)
                 continue
-            self._report.modified.add(path)
+            self._report.modify(path, item, entry)
             if item.is_directory:
                 self._draft.report_removed_content(path)
             if len(links) > 1:

@@ -70,8 +70,9 @@ def balance(draft: Draft, weights: Balance) -> None:
         weight = catalog.count_entries()
         if path != ROOT and weight < weights.min_weight and tree.entry(join(path, AUTO_MARKER)) is not None:
             for name in (AUTO_MARKER, MARKER):
+                marker = tree.entry(join(path, name))
                 tree.remove(join(path, name))
-                draft.report.removed.add(join(path, name))
+                draft.report.removed.add(join(path, name), marker)
         elif weight > weights.max_weight:
             for directory in _divide(draft, catalog, weights):
                 entry = tree.entry(directory)
@@ -148,7 +149,7 @@ def _mark(draft: Draft, marker: bytes, mode: int, owner: Owner | None = None) ->
 
     def store(content: FileContent) -> None:
         draft.tree.add(marker, draft.to_published(entry, content))
-        draft.report.added.add(marker)
+        draft.report.added.add(marker, entry)
 
     if draft.contents is None:
         store(UNREAD)

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from ..errors import PublisherError
-from .arguments import build_parser
+from .arguments import WRONG_USE, build_parser
 from .commands import COMMANDS
+from .refused import refusal
 
 _INTERRUPTED = 130
 
@@ -39,6 +40,10 @@ def run(arguments: Sequence[str]) -> int:
     if not arguments:
         parser.print_help(sys.stderr)
         return 2
+    refused = refusal(arguments[0])
+    if refused is not None and arguments[0] not in COMMANDS:
+        print(refused, file=sys.stderr)
+        return WRONG_USE
     try:
         options = parser.parse_args(arguments)
     except SystemExit as leaving:

@@ -50,10 +50,15 @@ def print_json(value: object) -> None:
     print(json_module.dumps(plain(value), sort_keys=True))
 
 
+def ask(question: str) -> str:
+    """Ask on the terminal, and return the answer without blanks around it."""
+    print(question, end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip()
+
+
 def confirm(question: str) -> bool:
     """Ask on the terminal; anything but ``y`` is a no."""
-    print(question, end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip() in ("y", "Y")
+    return ask(question) in ("y", "Y")
 
 
 def add_change_set(parser: argparse.ArgumentParser) -> None:

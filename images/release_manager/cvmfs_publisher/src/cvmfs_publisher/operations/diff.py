@@ -27,6 +27,9 @@ from .environment import Environment
 _HASH = re.compile(r"[0-9a-f]{40}(-[a-z0-9]+)?", re.ASCII)
 
 
+_SIGNED = bytes(byte ^ 0x80 for byte in range(256))
+
+
 class Kind(Enum):
     """What happened to a path; the value is CernVM-FS's letter."""
 
@@ -193,7 +196,7 @@ class _Walk:
             {entry.name: entry for entry in tree.listing(path) if not entry.is_hidden}
             for tree in (self._old, self._new)
         )
-        for name in sorted(old_entries.keys() | new_entries.keys()):
+        for name in sorted(old_entries.keys() | new_entries.keys(), key=_order):
             child, old, new = join(path, name), old_entries.get(name), new_entries.get(name)
             if old is None:
                 assert new is not None
@@ -226,6 +229,11 @@ class _Walk:
         references = [tree.reference(path) for tree in (self._old, self._new)]
         hashes = {reference.hash for reference in references if reference is not None}
         return None not in references and len(hashes) == 1
+
+
+def _order(name: bytes) -> tuple[int, bytes]:
+    """Return what names are ordered by: CernVM-FS's ``ShortString`` is by length, then by bytes that have a sign."""
+    return len(name), name.translate(_SIGNED)
 
 
 def _aspects(old: DirectoryEntry, new: DirectoryEntry) -> set[Aspect]:

@@ -57,6 +57,7 @@ from .condemned import read_condemned, write_condemned
 from .dates import point_in_time
 from .environment import Environment
 from .reflogs import rebuild_reflog
+from .statistics import GcStatistics, record
 from .transaction import exclusive
 from .traversal import CatalogTraversal, Found, Visit
 
@@ -199,7 +200,15 @@ def collect(environment: Environment, name: str, options: GcOptions, *, tell: Te
                 remedy="Set CVMFS_GARBAGE_COLLECTION=true, and publish a revision",
             )
         log = stack.enter_context(_deletion_log(deletion_log))
+        began = time.time()
         _Collection(environment, repository, options, report, lease, scratch, log, tell).run()
+        if not options.dry_run:
+            statistics = GcStatistics(
+                n_preserved_catalogs=report.preserved_catalogs,
+                n_condemned_catalogs=report.condemned_catalogs,
+                n_condemned_objects=report.condemned_objects,
+            )
+            report.warnings += record(environment, settings, repository.store, statistics, started=began, success=True)
     report.seconds = round(time.monotonic() - started, 3)
     return report
 

@@ -20,7 +20,8 @@ _FILE = "cvmfs_server_hooks.sh"
 _PASSED_ON = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "CVMFS_CONFIG_DIR")
 """Variables that a hook gets. Others may be somebody's secrets."""
 
-_CALL = '{hook}() {{ :; }}; . "$1"; {hook} "$2"'
+# Like POSIX's shells, bash in that mode ends at a syntax error in the file
+_CALL = '{hook}() {{ :; }}; . "$1"; [ -z "$BASH" ] || set +o posix; {hook} "$2"'
 
 
 class Hook(Enum):
@@ -54,10 +55,11 @@ def call_hook(environment: Environment, name: str, hook: Hook) -> None:
     file = environment.config_dir / _FILE
     if not file.is_file():
         return
-    shell = shutil.which("bash") or "/bin/sh"
+    bash = shutil.which("bash")
+    shell = [bash, "-o", "posix"] if bash else ["/bin/sh"]
     sys.stderr.flush()
     done = subprocess.run(
-        [shell, "-c", _CALL.format(hook=hook.value), hook.value, str(file.absolute()), name],
+        [*shell, "-c", _CALL.format(hook=hook.value), hook.value, str(file.absolute()), name],
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr.fileno() if _has_descriptor() else subprocess.DEVNULL,
         env={key: os.environ[key] for key in _PASSED_ON if key in os.environ},

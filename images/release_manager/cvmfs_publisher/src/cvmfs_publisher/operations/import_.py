@@ -33,9 +33,10 @@ from ..repository.settings import check_repository_name
 from ..repository.signing import load_public_keys, write_key_file
 from ..storage import ObjectStore, S3Store
 from .environment import Environment
-from .mkfs import announce, default_settings, local_storage, write_configuration
+from .mkfs import default_settings, local_storage, write_configuration
 from .reflogs import repair_reflog
 from .resign import resign_manifest, resign_whitelist
+from .server_info import announce
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import rsa

@@ -14,7 +14,7 @@ from ..catalog import DirectoryEntry, WritableCatalogTree
 from ..changes.change_set import Owner
 from ..changes.entry import DIRECTORY_SIZE
 from ..content import ContentHash, HashSuffix, put_object
-from ..errors import ConfigurationError, ObjectNotFound, PreconditionFailed, PublisherError, UsageError
+from ..errors import ConfigurationError, UsageError
 from ..paths import ROOT
 from ..repository import History, Manifest, MasterKey, Repository, RepositoryKey, ServerConfig, Tag, Whitelist, metainfo
 from ..repository.manifest import DEFAULT_TTL
@@ -26,6 +26,7 @@ from ..storage.preflight import preflight
 from .dates import point_in_time
 from .environment import Environment
 from .properties import choose_requirement, set_properties
+from .server_info import announce
 
 _LAYOUT_REVISION = "143"  # what CernVM-FS 2.12 to 2.14 write and accept as CVMFS_CREATOR_VERSION
 _FIRST_FILE = b"new_repository"
@@ -329,39 +330,3 @@ def write_configuration(environment: Environment, name: str, settings: ServerCon
             f"The repository is there, but its configuration cannot be written to {directory}: {error.strerror}",
             remedy=f"Let the user write there, then run cvmfs_server import {name}",
         ) from error
-
-
-def announce(environment: Environment, settings: ServerConfig) -> list[str]:
-    """List the repository in the documents next to it that describe the server; return warnings."""
-    name = settings.repository
-    kind, temporary, location = settings["CVMFS_UPSTREAM_STORAGE"].split(",", 2)
-    path, at, config = location.partition("@")
-    parent = path.rpartition("/")[0]
-    if kind == "local" and not parent:
-        return []
-    try:
-        beside = ServerConfig({**settings, "CVMFS_UPSTREAM_STORAGE": f"{kind},{temporary},{parent}{at}{config}"})
-        with contextlib.closing(environment.store(beside)) as server:
-            with contextlib.suppress(PreconditionFailed):
-                server.put_if_absent(metainfo.SERVER_META_KEY, metainfo.dump(metainfo.SERVER_META))
-            _add_to_list(server, name)
-    except PublisherError as error:  # the repository is there, with or without
-        return [f"{metainfo.REPOSITORIES_KEY} does not list {name}: {error}"]
-    return []
-
-
-def _add_to_list(server: ObjectStore, name: str) -> None:
-    while True:
-        try:
-            existing, version = server.get_versioned(metainfo.REPOSITORIES_KEY)
-            if metainfo.lists(existing, name):
-                return
-        except ObjectNotFound:
-            existing = None
-        # Another mkfs may be at the same list
-        with contextlib.suppress(PreconditionFailed):
-            if existing is None:
-                server.put_if_absent(metainfo.REPOSITORIES_KEY, metainfo.add_repository(None, name))
-            else:
-                server.put_if_match(metainfo.REPOSITORIES_KEY, metainfo.add_repository(existing, name), version)
-            return

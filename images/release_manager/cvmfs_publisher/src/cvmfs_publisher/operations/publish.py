@@ -33,6 +33,7 @@ from .known import KnownObjects
 from .properties import choose_requirement, requirement_of, set_properties, with_settings
 from .revision import commit_catalogs, hash_algorithm
 from .snapshots import are_outdated, settle, update_snapshots
+from .statistics import PublishStatistics, print_list, record
 from .transaction import (
     Session,
     close_session,
@@ -191,10 +192,11 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
                     or are_outdated(tree, history, settings)
                 )
                 if changed:
+                    sizes: list[int] = []
                     set_properties(tree, manifest.ttl, requirement)
                     if checkout is not None:
                         manifest, tagged = _commit_to_branch(
-                            repository, tree, history, settings, options, checkout, timestamp, scratch
+                            repository, tree, history, settings, options, checkout, timestamp, scratch, sizes
                         )
                     else:
                         manifest, tagged = _commit(
@@ -208,8 +210,15 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
                             timestamp,
                             scratch,
                             previous=base.root_hash if session.clone else None,
+                            sizes=sizes,
                         )
                     warnings += repository.commit(manifest, key, lease=lease, tagged=tagged)
+                    statistics = _statistics(manifest, report, sizes)
+                    warnings += record(
+                        environment, settings, repository.store, statistics, started=timestamp, success=True
+                    )
+                    if settings.flag("CVMFS_PRINT_STATISTICS", default=False):
+                        print(print_list(statistics), file=sys.stderr)
         warnings += close_session(environment, settings, session, lease)
         forget_checkout(environment, settings)
         if changed:
@@ -335,6 +344,29 @@ def _add_union(
         claimed=environment.owner(settings) if session.claimed else None,
     )
     return ChangeSet((change, *changes.changes))
+
+
+def _statistics(manifest: Manifest, report: ChangeReport, sizes: list[int]) -> PublishStatistics:
+    added, modified, removed = (paths.tally for paths in (report.added, report.modified, report.removed))
+    return PublishStatistics(
+        revision=manifest.revision,
+        files_added=added.files,
+        files_removed=removed.files,
+        files_changed=modified.files,
+        chunks_added=report.new_objects,
+        chunks_duplicated=report.known_objects,
+        catalogs_added=len(sizes),
+        directories_added=added.directories,
+        directories_removed=removed.directories,
+        directories_changed=modified.directories,
+        symlinks_added=added.symlinks,
+        symlinks_removed=removed.symlinks,
+        symlinks_changed=modified.symlinks,
+        sz_bytes_added=added.bytes,
+        sz_bytes_removed=removed.bytes,
+        sz_bytes_uploaded=report.uploaded_bytes,
+        sz_catalog_bytes_uploaded=sum(sizes),
+    )
 
 
 def _refuse_outside(session: Session, changes: ChangeSet) -> None:
@@ -514,16 +546,18 @@ def _commit(
     scratch: Path,
     *,
     previous: ContentHash | None,
+    sizes: list[int],
 ) -> tuple[Manifest, list[ContentHash]]:
     """Upload the catalogs and the history of a new revision of the main line.
 
     :param previous: root catalog of the revision before, if that is not what the tree was opened with
+    :param sizes: as `commit_catalogs`
     :returns: the manifest, still to be signed, and the root catalogs that the history has and the manifest has not
     """
     history.remove_auto_tags(before=_oldest_auto_tag(settings))
     update_snapshots(repository.store, tree, history, settings, scratch)
     algorithm = hash_algorithm(repository.manifest, settings)
-    manifest = commit_catalogs(repository, tree, manifest, algorithm, timestamp, previous=previous)
+    manifest = commit_catalogs(repository, tree, manifest, algorithm, timestamp, previous=previous, sizes=sizes)
     tagged = []
     if tag is not None:
         history.add(
@@ -537,7 +571,9 @@ def _commit(
             )
         )
         tagged.append(manifest.root_hash)
-        manifest = settle(repository, tree, manifest, history, settings, timestamp, scratch, revision=options.revision)
+        manifest = settle(
+            repository, tree, manifest, history, settings, timestamp, scratch, revision=options.revision, sizes=sizes
+        )
     history.set_trunk(manifest.root_hash, manifest.catalog_size, manifest.revision, timestamp)
     return replace(manifest, history=repository.put_history(history, manifest.root_hash.algorithm)), tagged
 
@@ -551,12 +587,14 @@ def _commit_to_branch(
     checkout: Checkout,
     timestamp: int,
     scratch: Path,
+    sizes: list[int],
 ) -> tuple[Manifest, list[ContentHash]]:
     """Upload the catalogs of a new revision of a branch, and the history that leads to it.
 
     The main line stays as it is, but for the new snapshot if it shows snapshots.
 
     :param tree: begun with what is checked out, or a copy made in it
+    :param sizes: as `commit_catalogs`
     :returns: as `_commit`
     """
     base = repository.manifest
@@ -564,7 +602,7 @@ def _commit_to_branch(
         revision = options.revision or start.catalog(ROOT).revision + 1
     algorithm = hash_algorithm(base, settings)
     head = replace(base, revision=revision)
-    head = commit_catalogs(repository, tree, head, algorithm, timestamp, previous=checkout.root_hash)
+    head = commit_catalogs(repository, tree, head, algorithm, timestamp, previous=checkout.root_hash, sizes=sizes)
     history.add_branch(checkout.branch, checkout.previous_branch, revision)
     history.add(
         Tag(
@@ -578,7 +616,7 @@ def _commit_to_branch(
         )
     )
     with WritableCatalogTree(repository.store, base.root_hash, scratch) as trunk:
-        manifest = settle(repository, trunk, base, history, settings, timestamp, scratch)
+        manifest = settle(repository, trunk, base, history, settings, timestamp, scratch, sizes=sizes)
     if manifest.revision != base.revision:
         history.set_trunk(manifest.root_hash, manifest.catalog_size, manifest.revision, timestamp)
     return replace(manifest, history=repository.put_history(history, manifest.root_hash.algorithm)), [head.root_hash]

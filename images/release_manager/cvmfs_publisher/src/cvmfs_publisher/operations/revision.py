@@ -26,16 +26,21 @@ def commit_catalogs(
     timestamp: int,
     *,
     previous: ContentHash | None = None,
+    sizes: list[int] | None = None,
 ) -> Manifest:
     """Upload the changed catalogs, and return the manifest with them; it still lacks history and signature.
 
     The root catalog's hash decides which algorithm everything else in the revision is named by.
 
     :param previous: root catalog of the revision before, if that is not what the tree was opened with
+    :param sizes: gets the bytes that each new catalog takes in the store
     """
 
     def put(data: bytes) -> tuple[ContentHash, int]:
-        return put_object(repository.store, data, HashSuffix.CATALOG, algorithm)
+        content_hash, size = put_object(repository.store, data, HashSuffix.CATALOG, algorithm)
+        if sizes is not None:
+            sizes.append(size)
+        return content_hash, size
 
     committed = tree.commit(put, manifest.revision, timestamp, previous=previous)
     return replace(manifest, root_hash=committed.root_hash, catalog_size=committed.root_size)

@@ -73,17 +73,19 @@ def settle(
     scratch: Path,
     *,
     revision: int | None = None,
+    sizes: list[int] | None = None,
 ) -> Manifest:
     """Return the manifest of a revision that shows all tags, the newest included: the given one, or one after it.
 
     :param tree: as it was committed for `manifest`
     :param revision: number of the one after it; by default the next one
+    :param sizes: as `commit_catalogs`
     """
     if not update_snapshots(repository.store, tree, history, settings, scratch):
         return manifest
     revision = manifest.revision + 1 if revision is None else revision
     algorithm = hash_algorithm(manifest, settings)
-    return commit_catalogs(repository, tree, replace(manifest, revision=revision), algorithm, timestamp)
+    return commit_catalogs(repository, tree, replace(manifest, revision=revision), algorithm, timestamp, sizes=sizes)
 
 
 def _wanted(history: History, settings: ServerConfig) -> dict[bytes, ContentHash] | None:

@@ -82,3 +82,18 @@ def add_repository(existing: bytes | None, name: str) -> bytes:
     repositories.append({"name": name, "url": f"/cvmfs/{name}"})
     document["repositories"] = sorted(repositories, key=lambda entry: str(entry["name"]))
     return dump(document)
+
+
+def remove_repository(existing: bytes, name: str) -> bytes:
+    """Return the list of repositories without one of them.
+
+    :raises CorruptObject: when it is no such list
+    """
+    try:
+        document = dict(json.loads(existing).items())
+        document["repositories"] = [entry for entry in document["repositories"] if entry["name"] != name]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CorruptObject(
+            f"{REPOSITORIES_KEY} is no list of repositories ({error})", remedy="Repair or remove that object"
+        ) from None
+    return dump(document)

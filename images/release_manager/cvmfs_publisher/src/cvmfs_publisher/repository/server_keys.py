@@ -80,6 +80,7 @@ KEYS = (
     _honoured("CVMFS_MAX_CHUNK_SIZE", "bytes that a chunk has at most"),
     _honoured("CVMFS_MIN_CHUNK_SIZE", "bytes that a chunk has at least, 32 or more"),
     _honoured("CVMFS_NESTED_KCATALOG_LIMIT", "thousands of entries that a nested catalog may have"),
+    _honoured("CVMFS_PRINT_STATISTICS", "print the counters of each publish on standard error"),
     _honoured("CVMFS_PUBLIC_KEY", "public master keys, separated by colons"),
     _honoured("CVMFS_REPOSITORY_NAME", "fully qualified name"),
     _honoured(
@@ -89,10 +90,13 @@ KEYS = (
     _honoured("CVMFS_ROOT_KCATALOG_LIMIT", "thousands of entries that the root catalog may have"),
     _honoured("CVMFS_SERVER_PROXY", "written by mkfs and import into client.conf, for the clients on this host"),
     _honoured("CVMFS_SPOOL_DIR", "directory for the open transaction and temporary files"),
+    _honoured("CVMFS_STATISTICS_DB", "file with the statistics, by default stats.db in the spool directory"),
+    _honoured("CVMFS_STATS_DB_DAYS_TO_KEEP", "days after which statistics are removed, by default 365; 0 keeps them"),
     _honoured("CVMFS_STRATUM0", "URL of the repository"),
     _honoured("CVMFS_UID_MAP", "file that maps owners of published files"),
     _honoured("CVMFS_UNION_DIR", "where an open transaction shows the repository for changes"),
     _honoured("CVMFS_UNION_FS_TYPE", "how it is made writable there"),
+    _honoured("CVMFS_UPLOAD_STATS_DB", "keep the statistics in the storage, as stats/stats.db"),
     _honoured("CVMFS_UPSTREAM_STORAGE", "where the repository is: local or S3; a gateway is refused"),
     _honoured("CVMFS_USER", "owner of archives' content and of what the publisher itself makes"),
     _honoured("CVMFS_USE_FILE_CHUNKING", "cut large files into chunks"),
@@ -139,10 +143,6 @@ KEYS = (
     _refused(
         "CVMFS_IGNORE_XDIR_HARDLINKS", "Hard links across directories always become files of their own", "", "true"
     ),
-    _refused("CVMFS_PRINT_STATISTICS", "publish --json prints what was published", *_OFF),
-    _refused("CVMFS_STATISTICS_DB", "Keep what publish --json prints", ""),
-    _refused("CVMFS_STATS_DB_DAYS_TO_KEEP", "There is no database of statistics", ""),
-    _refused("CVMFS_UPLOAD_STATS_DB", "Keep what publish --json prints", *_OFF),
     _refused("CVMFS_UPLOAD_STATS_PLOTS", "Plot the statistics where ROOT is installed", *_OFF),
 )
 """All of them, in the order of the alphabet in each group."""

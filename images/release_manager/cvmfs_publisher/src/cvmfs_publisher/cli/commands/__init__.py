@@ -21,14 +21,21 @@ from . import (
     ingest,
     list_,
     list_catalogs,
+    list_tags,
+    merge_stats,
     migrate,
     mkfs,
     mount,
+    print_stats,
     publish,
     resign,
+    rmfs,
     rollback,
+    skeleton,
     tag,
     transaction,
+    update_info,
+    update_repoinfo,
 )
 
 COMMANDS: dict[str, Command] = {
@@ -44,6 +51,8 @@ COMMANDS: dict[str, Command] = {
         ("mount", mount),
         ("ingest", ingest),
         ("tag", tag),
+        ("lstags", list_tags),
+        ("list-tags", list_tags),
         ("rollback", rollback),
         ("diff", diff),
         ("checkout", checkout),
@@ -56,5 +65,11 @@ COMMANDS: dict[str, Command] = {
         ("fix-stats", fix_stats),
         ("migrate", migrate),
         ("gc", gc),
+        ("update-repoinfo", update_repoinfo),
+        ("update-info", update_info),
+        ("rmfs", rmfs),
+        ("skeleton", skeleton),
+        ("print-stats", print_stats),
+        ("merge-stats", merge_stats),
     )
 }

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Subcommands of upstream's that this engine does not have, and what to do instead. They end with exit code 3."""
+
+from __future__ import annotations
+
+_STRATUM_1 = (
+    "replicas are made by Stratum 1 servers, not by a release manager",
+    "Run CernVM-FS's own cvmfs_server on the Stratum 1 server",
+)
+
+REFUSED = {
+    "add-replica": _STRATUM_1,
+    "snapshot": _STRATUM_1,
+    "update-geodb": (
+        "only Stratum 1 servers sort others by distance",
+        "Run CernVM-FS's own cvmfs_server on the Stratum 1 server",
+    ),
+    "alterfs": (
+        "CernVM-FS itself has not had it since 2.1",
+        "Change the settings in server.conf; the next publish takes them",
+    ),
+    "fix-permissions": (
+        "this engine's programs have no capabilities of their own",
+        "There is nothing to fix",
+    ),
+    "enter": (
+        "a transaction needs no file system namespace of its own here",
+        "Open one with cvmfs_server transaction, and work on it in the container's shell",
+    ),
+    "masterkeycard": (
+        "this engine does not use smart cards",
+        "Keep the master key in a secret store, and provide it for mkfs and resign alone",
+    ),
+}
+"""Why there is no such subcommand, and what to do instead."""
+
+
+def refusal(command: str) -> str | None:
+    """Return the message for a subcommand that there is not; None for any other word."""
+    if command not in REFUSED:
+        return None
+    reason, remedy = REFUSED[command]
+    return f"cvmfs_server {command}: There is no such subcommand in this engine: {reason}. {remedy}."

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``cvmfs_server rmfs``: remove a repository from this release manager, and if asked for, from its storage.
+
+A repository's state is in its storage. What is here, configuration, keys and spool, can be made again, all but a
+master key that is nowhere else. As upstream, a directory that a repository is kept in goes unless `preserve` is set,
+and a bucket stays; `delete_storage` empties that, too. The manifest goes first, so that nobody reads half a repository,
+and a publisher that is still at work cannot commit any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import PublisherError, RepositoryError
+from ..repository import ServerConfig
+from ..repository.lease import LEASE_KEY
+from ..repository.manifest import MANIFEST_KEY
+from ..repository.whitelist import WHITELIST_KEY
+from ..storage import ObjectStore
+from .environment import Environment
+from .server_info import withdraw
+from .transaction import exclusive
+
+_KEY_KINDS = ("masterkey", "pub", "key", "crt", "gw")
+_FIRST = (MANIFEST_KEY, WHITELIST_KEY)
+_BATCH = 1000  # objects that are listed before they are deleted
+_PROVIDED = (errno.EROFS, errno.EBUSY)  # what removing a file says that is mounted from elsewhere
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RmfsResult:
+    """What was removed.
+
+    :param objects: how many went from the storage; None when that was left alone
+    :param warnings: what could not be removed here
+    """
+
+    repository: str
+    objects: int | None
+    removed: list[Path]
+    warnings: list[str]
+
+
+def deletes_storage(settings: ServerConfig, *, preserve: bool, delete_storage: bool) -> bool:
+    """Say whether a removal would take the content away."""
+    is_local = settings.require("CVMFS_UPSTREAM_STORAGE").startswith("local,")
+    return delete_storage or (is_local and not preserve)
+
+
+def rmfs(environment: Environment, name: str, *, preserve: bool = False, delete_storage: bool = False) -> RmfsResult:
+    """Remove a repository.
+
+    :param preserve: keep the keys, and a directory with the repository
+    :param delete_storage: delete all objects, in a bucket, too
+    :raises InTransaction, LeaseHeld: while a transaction is open
+    :raises RepositoryError: when the storage cannot be emptied
+    :raises StorageError: when it could be emptied in part; the removal can be repeated
+    """
+    settings = environment.settings(name)
+    objects, warnings = None, []
+    spool = environment.spool_dir(settings)
+    if deletes_storage(settings, preserve=preserve, delete_storage=delete_storage):
+        with contextlib.closing(environment.store(settings)) as store:
+            with exclusive(environment, settings, store):
+                objects = _empty(store, name)
+            store.delete(LEASE_KEY)
+        warnings += withdraw(environment, settings)
+        _remove_directories(settings)
+    elif (spool / "transaction.json").exists():
+        # Only what is here goes, but the transaction's secret is here
+        with contextlib.closing(environment.store(settings)) as store, exclusive(environment, settings, store):
+            pass
+    removed = []
+    kinds = () if preserve else _KEY_KINDS
+    files = [environment.keys_dir / f"{name}.{kind}" for kind in kinds]
+    for path in (*files, environment.repository_dir(name), spool):
+        if path.exists():
+            warning = _remove(path)
+            warnings += warning
+            removed += [path] if not warning else []
+    return RmfsResult(repository=name, objects=objects, removed=removed, warnings=warnings)
+
+
+def _empty(store: ObjectStore, name: str) -> int:
+    """Delete all objects but the lease, and return how many."""
+    if next(iter(store.list("")), None) is None and store.exists(MANIFEST_KEY):
+        raise RepositoryError(
+            f"The objects of {name} cannot be listed in {store.describe()}: the bucket has no index",
+            remedy="Delete the bucket, or the objects by the storage's own means; nothing was deleted",
+        )
+    count = 0
+    for key in _FIRST:
+        count += store.exists(key)
+        store.delete(key)
+    keys = (info.key for info in store.list("") if info.key != LEASE_KEY)
+    with ThreadPoolExecutor(store.concurrency, thread_name_prefix="delete") as pool:
+        for batch in _batches(keys):
+            count += len(list(pool.map(store.delete, batch)))
+    return count
+
+
+def _batches(keys: Iterator[str]) -> Iterator[list[str]]:
+    while batch := list(itertools.islice(keys, _BATCH)):
+        yield batch
+
+
+def _remove_directories(settings: ServerConfig) -> None:
+    """Remove what is left of a repository in a directory: the directories."""
+    kind, _, location = settings.require("CVMFS_UPSTREAM_STORAGE").split(",", 2)
+    if kind == "local":
+        shutil.rmtree(location, ignore_errors=True)
+
+
+def _remove(path: Path) -> list[str]:
+    """Remove a file or directory; return a warning if it is provided from elsewhere, as in a container."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    except OSError as error:
+        if error.errno in _PROVIDED:
+            return [f"{path} is mounted from elsewhere ({error.strerror}); remove it where it comes from"]
+        raise PublisherError(
+            f"Cannot remove {path}: {error.strerror}", remedy="Remove it by hand, then repeat the removal"
+        ) from error
+    return []

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``cvmfs_server update-repoinfo``: what a repository says about itself."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+
+from ..content import HashSuffix, put_object
+from ..repository import Manifest, metainfo
+from .environment import Environment
+from .transaction import exclusive
+
+
+def repository_meta(environment: Environment, name: str) -> bytes:
+    """Return the JSON object that describes a repository; CernVM-FS's form to be filled in when there is none."""
+    with environment.open(name) as repository:
+        return repository.meta_info() or metainfo.dump(metainfo.REPOSITORY_META)
+
+
+def update_repoinfo(environment: Environment, name: str, meta: bytes) -> Manifest:
+    """Let a repository be described by a JSON object. The revision stays.
+
+    :raises UsageError: when it is none
+    :raises InTransaction, LeaseHeld: while a transaction is open
+    """
+    metainfo.check_meta(meta)
+    settings = environment.settings(name)
+    key = environment.repository_key(name)
+    with (
+        contextlib.closing(environment.store(settings)) as store,
+        exclusive(environment, settings, store) as lease,
+        environment.open(name, settings) as repository,
+    ):
+        repository.require_signer(key)
+        algorithm = repository.manifest.root_hash.algorithm
+        content_hash, _ = put_object(store, meta, HashSuffix.METAINFO, algorithm)
+        repository.commit(replace(repository.manifest, meta_info=content_hash), key, lease=lease)
+        return repository.manifest

@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Hooks, statistics, descriptions, and the removal of repositories."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from cvmfs_publisher.operations.statistics import STATISTICS_KEY, GcStatistics, record
+from cvmfs_publisher.repository import metainfo
+from operations.conftest import from_template
+from operations.managers import NAME, ReleaseManager, changes_file, make, merge, mirror
+
+# Hooks
+
+HOOKS = """
+echo sourced >> LOG
+for kind in transaction publish abort; do
+  for when in before after; do
+    eval "${kind}_${when}_hook() { local name=\\$1; echo ${kind}_${when} \\$name >> LOG; echo output; }"
+  done
+done
+"""
+
+
+def write_hooks(manager: ReleaseManager, text: str = HOOKS) -> Path:
+    log = manager.tmp / "log"
+    (manager.config_dir / "cvmfs_server_hooks.sh").write_text(text.replace("LOG", str(log)))
+    return log
+
+
+def called(log: Path) -> list[str]:
+    lines = [line for line in log.read_text().splitlines() if line != "sourced"]
+    log.unlink()
+    return [line.removesuffix(f" {NAME}") for line in lines]
+
+
+def test_hooks_are_called(local: ReleaseManager, source: Path, tmp_path: Path) -> None:
+    log = write_hooks(local)
+    changes = changes_file(tmp_path / "changes", {"source": str(source), "base_dir": "sw", "mode": "mirror"})
+    outcome = local.server("transaction", "--json").succeeded()
+    assert outcome.document["repository"] == NAME  # what hooks print is elsewhere
+    assert outcome.stderr == "output\noutput\n"
+    assert called(log) == ["transaction_before", "transaction_after"]
+    local.server("publish", "--changes", changes).succeeded()
+    assert called(log) == ["publish_before", "publish_after"]
+    local.server("transaction").succeeded()
+    local.server("abort", "-f").succeeded()
+    assert called(log) == ["transaction_before", "transaction_after", "abort_before", "abort_after"]
+    local.server("ingest", "--directory", source, "-b", "more").succeeded()
+    assert called(log) == ["publish_before", "publish_after"]
+    local.server("publish", "--dry-run").succeeded()
+    local.server("tag", "-a", "new").succeeded()
+    assert not log.exists()
+
+
+FAILING = [
+    # hook, subcommands before, failing subcommand, what is true afterwards
+    ("transaction_before", [], "transaction", "No transaction was opened"),
+    ("transaction_after", [], "transaction", "The transaction is open all the same"),
+    ("publish_before", ["transaction"], "publish -a new", "Nothing was published"),
+    ("publish_after", ["transaction"], "publish -a new", "The revision is published all the same"),
+    ("abort_before", ["transaction"], "abort -f", "The transaction is still open"),
+    ("abort_after", ["transaction"], "abort -f", "The transaction has ended all the same"),
+]
+
+
+@pytest.mark.parametrize(("hook", "before", "command", "says"), FAILING)
+def test_failing_hooks(local: ReleaseManager, hook: str, before: list[str], command: str, says: str) -> None:
+    write_hooks(local, f"{hook}_hook() {{ return 7; }}\n")
+    for earlier in before:
+        local.server(earlier).succeeded()
+    revision = local.manifest().revision
+    outcome = local.server(*command.split())
+    assert outcome.code == 7
+    assert f"{hook}_hook in {local.config_dir}/cvmfs_server_hooks.sh failed for {NAME} with exit code 7. {says}." in (
+        outcome.stderr
+    )
+    is_open = hook in ("transaction_after", "publish_before", "abort_before")
+    assert (local.spool / "transaction.json").exists() == is_open
+    assert local.manifest().revision == revision + (hook == "publish_after")
+
+
+def test_hooks_get_no_secrets(local: ReleaseManager) -> None:
+    write_hooks(local, "transaction_before_hook() { env > LOG.environment; cat > LOG.input; }\n")
+    local.environ |= {"AWS_SECRET_ACCESS_KEY": "hidden", "CVMFS_S3_SECRET_KEY": "hidden", "TZ": "UTC"}
+    local.server("transaction", stdin=b"hidden").succeeded()
+    environment = (local.tmp / "log.environment").read_text()
+    assert "hidden" not in environment
+    assert "TZ=UTC\n" in environment
+    assert (local.tmp / "log.input").read_text() == ""
+
+
+def test_a_file_of_hooks_that_is_no_shell(local: ReleaseManager) -> None:
+    write_hooks(local, "this ( is no shell")
+    outcome = local.server("transaction")
+    assert outcome.code != 0
+    assert "transaction_before_hook in " in outcome.stderr
+
+
+# Statistics
+
+
+def rows(manager: ReleaseManager, table: str = "publish_statistics") -> list[dict[str, str]]:
+    found: list[dict[str, str]] = manager.server("print-stats", "--json", "-t", table).succeeded().document["rows"]
+    return found
+
+
+def test_what_is_counted(local: ReleaseManager, tmp_path: Path) -> None:
+    assert local.server("print-stats").stdout == f"No statistics database file for {NAME} repository.\n"
+    source = make(tmp_path / "source", a="12345", b="12345", dir__c="", dir__large="x" * 100_000)
+    (source / "link").symlink_to("a")
+    local.ingest(mirror(source))
+    (source / "a").write_text("1234567")
+    (source / "b").write_text("12")
+    (source / "dir" / "c").unlink()
+    (source / "dir" / "c").symlink_to("../a")
+    (source / "link").unlink()
+    local.ingest(mirror(source))
+    local.ingest()  # nothing changed
+    first, second = rows(local)
+    assert (first["files_added"], first["directories_added"], first["symlinks_added"]) == ("4", "2", "1")
+    assert (first["sz_bytes_added"], first["revision"], first["success"]) == ("100010", "2", "1")
+    assert int(first["chunks_added"]) >= 3
+    assert int(first["chunks_duplicated"]) >= 1  # a and b
+    assert int(first["sz_catalog_bytes_uploaded"]) > 0
+    assert (second["files_changed"], second["files_removed"], second["symlinks_added"]) == ("2", "1", "1")
+    assert (second["symlinks_removed"], second["sz_bytes_added"], second["sz_bytes_removed"]) == ("1", "2", "3")
+    assert second["catalogs_added"] == "1"
+
+
+def test_print_stats(local: ReleaseManager, source: Path, tmp_path: Path) -> None:
+    local.configure(CVMFS_PRINT_STATISTICS="true")
+    outcome = local.server("ingest", "--directory", source, "-b", "sw").succeeded()
+    assert "Name|Value|Description\npublish.n_catalogs_added|1|" in outcome.stderr
+    lines = local.server("print-stats").succeeded().stdout.splitlines()
+    assert lines[0].startswith("publish_id|start_time|finish_time|revision|files_added|files_removed|")
+    assert lines[1].startswith("1|20")
+    assert len(lines) == 2
+    local.server("print-stats", "-s", ",", "-o", tmp_path / "file").succeeded()
+    assert (tmp_path / "file").read_text().splitlines() == [line.replace("|", ",") for line in lines]
+    assert local.server("print-stats", "-t", "gc_statistics").succeeded().stdout == ""
+    local.refuses("print-stats", "-t", "properties", says=["There is no table 'properties' of statistics"])
+    local.refuses("print-stats", "-o", tmp_path / "no" / "file", says=["Cannot write to"])
+    (local.spool / "stats.db").write_bytes(b"nonsense" * 1000)
+    local.refuses("print-stats", says=["cannot be read"])
+    assert "The statistics were not kept" in local.server("ingest", "-d", "sw").succeeded().stderr
+
+
+def test_statistics_outlive_their_release_manager(template: Path, tmp_path: Path, source: Path) -> None:
+    here = from_template(template, tmp_path)
+    here.configure(CVMFS_UPLOAD_STATS_DB="true")
+    here.ingest(merge(source))
+    there = here.another("there")
+    assert there.ingest(merge(source, "more")).warnings == []
+    assert [row["revision"] for row in rows(there)] == [row["revision"] for row in rows(here)] == ["2", "3"]
+    with here.store() as store:
+        store.put(STATISTICS_KEY, b"nonsense" * 1000)
+    assert any("statistics were not kept" in text for text in here.ingest(merge(source, "again")).warnings)
+
+
+def test_old_statistics_go(local: ReleaseManager, tmp_path: Path, source: Path) -> None:
+    file = tmp_path / "elsewhere" / "stats.db"
+    local.configure(CVMFS_STATISTICS_DB=str(file), CVMFS_STATS_DB_DAYS_TO_KEEP="10")
+    local.ingest(merge(source))
+    with sqlite3.connect(file) as database:
+        database.execute("UPDATE publish_statistics SET start_time = datetime('now', '-12 days')")
+    local.ingest(merge(source, "more"))
+    assert [row["revision"] for row in rows(local)] == ["3"]
+    local.configure(CVMFS_STATISTICS_DB=str(local.spool / "other.db"))
+    environment, settings = local.environment, local.environment.settings(NAME)
+    with local.store() as store:
+        statistics = GcStatistics(n_condemned_objects=3)
+        assert record(environment, settings, store, statistics, started=0.0, success=False) == []
+    (row,) = rows(local, "gc_statistics")
+    assert (row["n_condemned_objects"], row["success"], row["sz_condemned_bytes"]) == ("3", "0", "")
+
+
+def test_statistics_of_earlier_schemas(local: ReleaseManager, source: Path) -> None:
+    local.spool.mkdir(exist_ok=True)
+    with sqlite3.connect(local.spool / "stats.db") as database:
+        database.executescript(
+            "CREATE TABLE properties (key TEXT, value TEXT, CONSTRAINT pk_properties PRIMARY KEY (key));"
+            "INSERT INTO properties VALUES ('schema', '1.0'), ('schema_revision', '1');"
+            "CREATE TABLE publish_statistics (publish_id INTEGER PRIMARY KEY, start_time TEXT, finished_time TEXT,"
+            " files_added INTEGER, files_removed INTEGER, files_changed INTEGER, duplicated_files INTEGER,"
+            " directories_added INTEGER, directories_removed INTEGER, directories_changed INTEGER,"
+            " sz_bytes_added INTEGER, sz_bytes_removed INTEGER, sz_bytes_uploaded INTEGER);"
+            "CREATE TABLE gc_statistics (gc_id INTEGER PRIMARY KEY, start_time TEXT, finished_time TEXT,"
+            " n_preserved_catalogs INTEGER, n_condemned_catalogs INTEGER, n_condemned_objects INTEGER,"
+            " sz_condemned_bytes INTEGER);"
+            "INSERT INTO publish_statistics (start_time, finished_time, duplicated_files)"
+            " VALUES (datetime('now'), 'then', 4);"
+        )
+    assert local.ingest(merge(source)).warnings == []
+    old, new = rows(local)
+    assert (old["finish_time"], old["chunks_duplicated"], new["revision"]) == ("then", "4", "2")
+
+
+def test_merge_stats(local: ReleaseManager, source: Path, tmp_path: Path) -> None:
+    databases = []
+    for number in (1, 2):
+        databases.append(tmp_path / f"{number}.db")
+        local.configure(CVMFS_STATISTICS_DB=str(databases[-1]))
+        local.ingest(merge(source, f"sw{number}"))
+    merged = tmp_path / "merged.db"
+    local.run("merge-stats", "-o", merged, *databases).succeeded()
+    with sqlite3.connect(merged) as database:
+        assert database.execute("SELECT publish_id, revision FROM publish_statistics").fetchall() == [(1, 2), (2, 3)]
+    outcome = local.run("merge-stats", "-o", databases[0], *databases)
+    assert "would be overwritten" in outcome.stderr
+    with sqlite3.connect(databases[0]) as database:
+        database.execute("UPDATE properties SET value = 'other.example.org' WHERE key = 'repo_name'")
+    outcome = local.run("merge-stats", "-o", merged, *databases)
+    assert "have a different repo_name: other.example.org and test.example.org" in outcome.stderr
+    assert outcome.code == 1
+
+
+# Descriptions
+
+
+def test_update_repoinfo(local: ReleaseManager, tmp_path: Path) -> None:
+    file = tmp_path / "meta.json"
+    file.write_text('{"administrator": "Grüße"}')
+    before = local.manifest()
+    document = local.server("update-repoinfo", "--json", "-f", file).succeeded().document
+    after = local.manifest()
+    assert (after.revision, after.root_hash) == (before.revision, before.root_hash)
+    assert document["meta_info"] == after.meta_info.hex if after.meta_info else False
+    assert local.server("info", "--json").document["meta_info"] == file.read_text()
+    local.check()
+    for text, says in (("{", "is no JSON"), ("[]", "is no JSON object")):
+        file.write_text(text)
+        local.refuses("update-repoinfo", "-f", file, says=[says])
+    local.refuses("update-repoinfo", "-f", tmp_path / "none", says=["Cannot read"])
+    local.refuses("update-repoinfo", says=["There is no terminal to edit the document at. Add -f"])
+    local.server("transaction").succeeded()
+    file.write_text("{}")
+    assert "has the transaction" in local.server("update-repoinfo", "-f", file).stderr
+
+
+def test_update_info(local: ReleaseManager, tmp_path: Path) -> None:
+    file = tmp_path / "meta.json"
+    file.write_text('{"administrator": "me"}')
+    local.run("update-info", "-p", "-f", file).succeeded()
+    assert json.loads((tmp_path / metainfo.SERVER_META_KEY).read_bytes()) == {"administrator": "me"}
+    listed = json.loads((tmp_path / metainfo.REPOSITORIES_KEY).read_bytes())
+    assert [entry["name"] for entry in listed["repositories"]] == [NAME]
+    file.write_text("[]")
+    assert "is no JSON object" in local.run("update-info", "-f", file).stderr
+    local.run("update-info", "-e").succeeded()
+    assert "no terminal" in local.run("update-info").stderr
+
+
+# Removal
+
+
+def test_rmfs_of_a_directory(local: ReleaseManager, source: Path, tmp_path: Path) -> None:
+    local.ingest(merge(source))
+    local.server("tag", "-a", "new").succeeded()
+    assert local.server("rmfs", stdin=b"n\n").succeeded().stdout == ""
+    local.manifest()
+    local.server("transaction").succeeded()
+    assert "has the transaction" in local.server("rmfs", "-f").stderr
+    local.server("abort", "-f").succeeded()
+    outcome = local.server("rmfs", "--json", "-f").succeeded()
+    assert outcome.document["objects"] > 10
+    assert outcome.document["warnings"] == []
+    assert not (tmp_path / "storage").exists()
+    assert not local.spool.exists()
+    assert list(local.keys.iterdir()) == []
+    assert not local.server_conf.parent.exists()
+
+
+def test_rmfs_preserves(local: ReleaseManager, tmp_path: Path) -> None:
+    outcome = local.server("rmfs", "-p", stdin=b"y\n").succeeded()
+    assert "REMOVE THE CERNVM-FS REPOSITORY INFRASTRUCTURE" in outcome.stderr
+    assert "is no longer configured here; its content is still in its storage." in outcome.stdout
+    assert (tmp_path / "storage" / ".cvmfspublished").exists()
+    assert (local.keys / f"{NAME}.masterkey").exists()
+    assert not local.server_conf.exists()
+
+
+def test_rmfs_of_a_bucket(s3: ReleaseManager, source: Path) -> None:
+    s3.ingest(merge(source))
+    configuration, keys = s3.server_conf.read_text(), {path: path.read_bytes() for path in s3.keys.iterdir()}
+
+    def restore() -> None:
+        s3.server_conf.parent.mkdir(exist_ok=True)
+        s3.server_conf.write_text(configuration)
+        for path, content in keys.items():
+            path.write_bytes(content)
+
+    s3.server("rmfs", "-f").succeeded()
+    restore()
+    s3.check()
+    assert s3.server("rmfs", "--delete-storage", stdin=b"y\n").succeeded().stdout == ""
+    s3.check()
+    outcome = s3.server("rmfs", "--delete-storage", stdin=f"{NAME}\n".encode()).succeeded()
+    assert "Type its name to go on" in outcome.stderr
+    restore()
+    with s3.store() as store:
+        assert list(store.list("")) == []
+
+
+def test_an_interrupted_rmfs_can_be_repeated(local: ReleaseManager, tmp_path: Path) -> None:
+    (tmp_path / "storage" / ".cvmfspublished").unlink()
+    local.server("rmfs", "-f").succeeded()
+    assert not (tmp_path / "storage").exists()
+
+
+def test_skeleton(local: ReleaseManager, tmp_path: Path) -> None:
+    directory = tmp_path / "new"
+    outcome = local.run("skeleton", directory, stdin=b"\n").succeeded()
+    assert "Owner of " in outcome.stderr
+    assert len(list((directory / "data").iterdir())) == 257
+    local.run("skeleton", "-o", "root", directory).succeeded()
+    assert "There is no user" in local.run("skeleton", "-o", "nobody-of-that-name", directory).stderr
+    make(tmp_path, file="")
+    assert "Cannot make the directories" in local.run("skeleton", "-o", "root", tmp_path / "file" / "x").stderr
