@@ -156,7 +156,7 @@ SENSE: list[tuple[str, str]] = [
     ("rollback -f -t old ../etc", "'../etc' is not a repository name"),
     ("diff unknown.example.org", "There is no "),
     ("diff ftp://127.0.0.1/unknown.example.org", "The repository's address is not an HTTP URL"),
-    ("diff -k /nowhere http://127.0.0.1:1/unknown.example.org", "There is no public key /nowhere"),
+    ("diff -k /nowhere http://127.0.0.1:1/unknown.example.org", "public key"),
     ("checkout unknown.example.org", "There is no "),
     ("checkout -t old unknown.example.org", "There is no branch for what is to be published"),
     ("rmfs unknown.example.org", "There is no "),
