@@ -52,6 +52,7 @@ class NativeRepository(Published):
             "CVMFS_REPOSITORY_NAME": self.name,
             "CVMFS_STRATUM0": self.url,
             "CVMFS_SPOOL_DIR": str(self.config_dir / "spool"),
+            "CVMFS_UNION_FS_TYPE": "none",  # where CernVM-FS's own publisher mounts, this one must not
             **settings,
         }
         (directory / "server.conf").write_text("".join(f"{key}={value}\n" for key, value in values.items()))
