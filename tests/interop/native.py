@@ -44,6 +44,11 @@ class NativeRepository(Published):
     def keys(self) -> Path:
         return self.config_dir / "keys"
 
+    @property
+    def union(self) -> Path:
+        """Where an interactive transaction can be edited."""
+        return self.config_dir / "union"
+
     def configure(self, settings: Mapping[str, str]) -> None:
         """Write a ``server.conf`` of what a publisher has to know, and nothing more."""
         directory = self.config_dir / "repositories.d" / self.name
@@ -52,7 +57,8 @@ class NativeRepository(Published):
             "CVMFS_REPOSITORY_NAME": self.name,
             "CVMFS_STRATUM0": self.url,
             "CVMFS_SPOOL_DIR": str(self.config_dir / "spool"),
-            "CVMFS_UNION_FS_TYPE": "none",  # where CernVM-FS's own publisher mounts, this one must not
+            "CVMFS_UNION_FS_TYPE": "none",  # transactions are mountless unless they ask for more
+            "CVMFS_UNION_DIR": str(self.union),  # CernVM-FS's own publisher has its own
             **settings,
         }
         (directory / "server.conf").write_text("".join(f"{key}={value}\n" for key, value in values.items()))

@@ -107,7 +107,8 @@ class Steps(RuleBasedStateMachine):
         if self.judge.theirs and self.turns % 2:
             self._publish(self.by_upstream)
         else:
-            self._publish(data.draw(st.sampled_from([self.as_a_directory, self.as_changes, self.as_an_archive])))
+            ways = [self.as_a_directory, self.as_changes, self.as_an_archive, self.in_place]
+            self._publish(data.draw(st.sampled_from(ways)))
 
     def teardown(self) -> None:
         try:
@@ -172,6 +173,22 @@ class Steps(RuleBasedStateMachine):
         run(["tar", *options, "."])
         deletions = [f"--delete={os.fsdecode(path)}" for path in self._gone()]
         self.judge.native.server("ingest", "-t", archive, "-b", "/", "-k", *deletions)
+        return None
+
+    def in_place(self) -> None:
+        """In an interactive transaction."""
+        if any(len(node.links) > 1 for tree in (self.published, read_directory(self.shadow)) for node in tree.values()):
+            return self.as_a_directory()  # the kernel's overlay breaks them up
+        native = self.judge.native
+        # In processes of their own: one stays, and serves what is below the overlay
+        NativeRepository._run(native, ["transaction", "--interactive", native.name], None, 0)
+        try:
+            for edit in self.edits:
+                edit.apply(os.fsencode(native.union))
+            NativeRepository._run(native, ["publish", native.name], None, 0)
+        except BaseException:
+            NativeRepository._run(native, ["abort", "-f", native.name], None, None)
+            raise
         return None
 
     def _mirror(self) -> None:
