@@ -135,6 +135,8 @@ SENSE: list[tuple[str, str]] = [
     ("publish unknown.example.org", "There is no "),
     ("publish ../../etc", "'..' is not a repository name"),
     ("publish --changes /nowhere/changes.json unknown.example.org", "Cannot read the changes from /nowhere"),
+    ("check -a unknown.example.org", "-a checks all repositories. Leave it out"),
+    ("check -a -t tag", "-a checks all repositories"),
     ("abort -f unknown.example.org", "There is no "),
     ("ingest -b / -t - ../etc", "'..' is not a repository name"),
     ("ingest unknown.example.org", "There is nothing to do. Use --tar_file or --directory"),

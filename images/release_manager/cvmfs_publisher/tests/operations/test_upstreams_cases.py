@@ -301,3 +301,22 @@ def test_collection_waits_for_nobody(collectable: ReleaseManager) -> None:
     collectable.server("abort", "-f").succeeded()
     collectable.server("gc", "-f", "-r", "0").succeeded()
     collectable.check()
+
+
+# All repositories (688)
+
+
+def test_all_repositories_are_checked(local: ReleaseManager, source: Path, tmp_path: Path) -> None:
+    mirror(local, source)
+    assert "no problems found" in local.run("check", "-a").succeeded().stdout
+    another = tmp_path / "manager" / "etc" / "repositories.d" / "another.example.org"
+    shutil.copytree(local.server_conf.parent, another)
+    conf = another / "server.conf"
+    conf.write_text(conf.read_text().replace(NAME, another.name).replace(f"{tmp_path}/storage", f"{tmp_path}/nowhere"))
+    outcome = local.run("check", "-a", "-i")
+    assert outcome.code == 1
+    assert "another.example.org" in outcome.stderr
+    assert outcome.stdout.count("no problems found") == 1
+    shutil.rmtree(another)
+    shutil.rmtree(local.server_conf.parent)
+    assert "No repositories are configured" in local.run("check", "-a").stderr

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from ...errors import ConfigurationError, PublisherError, UsageError
 from ...operations.check import check
 from ...operations.environment import Environment
 from ...operations.reflogs import repair_reflog
@@ -29,13 +30,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="put missing or damaged objects back from there: the URL of a replica, its directory, or a directory "
         "with the published files",
     )
+    parser.add_argument("-a", dest="all", action="store_true", help="check all repositories that are configured here")
     add_json(parser)
     add_repository(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     environment = Environment.of_process()
-    name = environment.resolve(options.repository)
+    if not options.all:
+        return _check(environment, environment.resolve(options.repository), options)
+    if options.repository is not None or options.tag or options.subtree or options.repair_from or options.json:
+        raise UsageError(
+            "-a checks all repositories", remedy="Leave it out, or else the name, -t, -s, --repair-from and --json"
+        )
+    names = environment.names()
+    if not names:
+        raise ConfigurationError(
+            f"No repositories are configured in {environment.config_dir}", remedy="Configure one: see mkfs and import"
+        )
+    codes = []
+    for name in names:
+        print(f"{name}:", flush=True)
+        try:
+            codes.append(_check(environment, name, options))
+        except PublisherError as error:
+            print(f"cvmfs_server check: {name}: {error}", file=sys.stderr)
+            codes.append(error.exit_code)
+    return max(codes)
+
+
+def _check(environment: Environment, name: str, options: argparse.Namespace) -> int:
     if options.repair_reflog:
         done = repair_reflog(environment, name)
         print(f"{done}." if done else "The reflog needs no repair.", file=sys.stderr)
