@@ -114,17 +114,14 @@ class CvmfsServer:
         return self._json(["tag", "--json", "-f", "-r", name, self._fqrn])
 
     @action("sign the whitelist again")
-    def resign(self, *, days=None, also=(), only=False):
+    def resign(self, *, days=None, only=False):
         """Sign the whitelist with the master key, to be valid for `days` days.
 
-        `also` are certificate files to list besides the host's. With `only`, the certificate of the current revision
-        is dropped if it is another.
+        With `only`, the certificate of the current revision is dropped if it is not the host's.
         """
         argv = ["resign", "--json", "-f"]
         if days is not None:
             argv += ["-d", str(days)]
-        for path in also:
-            argv += ["--also", path]
         return self._json([*argv, *_flag("--only", only), self._fqrn])
 
     @action("sign the current revision again")

@@ -139,14 +139,14 @@ class WhitelistModule(PublishingModule):
         self.after = self._describe(after)
         if self.check_mode and self.changed:
             self.after["expires"] = (now + datetime.timedelta(days=self.params["days"])).isoformat()
-        self.result.update(expires=after.expires.isoformat(), fingerprints=list(after.fingerprints))
+        self.result.update(expires=after.expires.isoformat(), fingerprints=self._describe(after)["fingerprints"])
 
     def _whitelist(self):
         return self.release_manager.published().whitelist()
 
     @staticmethod
     def _describe(whitelist):
-        return {"expires": whitelist.expires.isoformat(), "fingerprints": list(whitelist.fingerprints)}
+        return {"expires": whitelist.expires.isoformat(), "fingerprints": [_printed(f) for f in whitelist.fingerprints]}
 
     def _lists_others(self, whitelist):
         """Whether the whitelist lacks the certificate, or has another that is of no use any more."""
@@ -175,6 +175,12 @@ class WhitelistModule(PublishingModule):
     def _resign(self, *, only):
         with self.release_manager.masterkey(self.params["masterkey"], warn=self.module.warn) as secret:
             self.release_manager.server_once(extra_secrets=secret).resign(days=self.params["days"], only=only)
+
+
+def _printed(fingerprint):
+    """The form in which whitelists and openssl print it."""
+    digits, dash, algorithm = fingerprint.upper().partition("-")
+    return ":".join(digits[at : at + 2] for at in range(0, len(digits), 2)) + dash + algorithm
 
 
 def main():
