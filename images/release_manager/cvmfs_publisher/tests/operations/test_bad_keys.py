@@ -217,6 +217,27 @@ def test_mkfs_with_some_of_the_keys(local: ReleaseManager, suffix: str) -> None:
     assert not storage.exists()
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_mkfs_with_a_shared_master_key(local: ReleaseManager, tmp_path: Path, elsewhere: bool) -> None:
+    """It signs for any number of repositories, each with a key of its own."""
+    storage = local.base / "fresh"
+    other = local.another("other")
+    other.configure(CVMFS_UPSTREAM_STORAGE=f"local,{storage}/data/txn,{storage}")
+    for kind in ("key", "crt", "pub"):
+        (other.keys / f"{NAME}.{kind}").unlink()
+    arguments: list[str | Path] = []
+    if elsewhere:
+        keychain = tmp_path / "keychain"
+        keychain.mkdir()
+        (other.keys / f"{NAME}.masterkey").rename(keychain / f"{NAME}.masterkey")
+        arguments = ["-k", keychain]
+    outcome = other.server("mkfs", *arguments).succeeded()
+    assert "Back up" not in outcome.stdout
+    assert (other.keys / f"{NAME}.pub").read_bytes() == (local.keys / f"{NAME}.pub").read_bytes()
+    assert (other.keys / f"{NAME}.crt").read_bytes() != (local.keys / f"{NAME}.crt").read_bytes()
+    other.check()
+
+
 def test_messages_have_no_secrets(local: ReleaseManager) -> None:
     another_key(local)
     outcome = local.server("ingest", "-d", "new_repository")

@@ -112,8 +112,7 @@ def mkfs(environment: Environment, name: str, options: MkfsOptions) -> MkfsResul
         existing_keys = _load_keys(environment, name, options.keychain)
         preflight(store)
         keys = existing_keys or _Keys(MasterKey.generate(), RepositoryKey.generate(name))
-        if existing_keys is None or not _is_same(options.keychain, environment.keys_dir):
-            _write_keys(environment.keys_dir, name, keys)
+        _write_keys(environment.keys_dir, name, keys, keep=_is_same(options.keychain, environment.keys_dir))
         warnings = _doubts(settings)
         with environment.scratch(settings) as scratch:
             manifest = _first_revision(store, settings, owner, scratch, volatile=options.volatile)
@@ -228,7 +227,10 @@ def local_storage(name: str) -> str:
 
 
 def _load_keys(environment: Environment, name: str, keychain: Path | None) -> _Keys | None:
-    """Return the keys that are there, or None if there are none at all."""
+    """Return the keys that are there, or None if there are none at all.
+
+    A master key alone, which repositories may share, gets a new repository key.
+    """
     directory = keychain if keychain is not None else environment.keys_dir
     master_file, key_file, certificate_file, public_file = (
         directory / f"{name}.{suffix}" for suffix in ("masterkey", "key", "crt", "pub")
@@ -236,24 +238,36 @@ def _load_keys(environment: Environment, name: str, keychain: Path | None) -> _K
     there = any(file.exists() for file in (master_file, key_file, certificate_file, public_file))
     if keychain is None and not there:
         return None
-    return _Keys(MasterKey.load(master_file), RepositoryKey.load(key_file, certificate_file))
+    master = MasterKey.load(master_file)
+    if not key_file.exists() and not certificate_file.exists():
+        return _Keys(master, RepositoryKey.generate(name))
+    return _Keys(master, RepositoryKey.load(key_file, certificate_file))
 
 
 def _is_same(keychain: Path | None, keys_dir: Path) -> bool:
     return keychain is None or keychain.resolve() == keys_dir.resolve()
 
 
-def _write_keys(directory: Path, name: str, keys: _Keys) -> None:
+def _write_keys(directory: Path, name: str, keys: _Keys, *, keep: bool) -> None:
+    """Write the keys into the key directory.
+
+    :param keep: what is there was read from there, and stays as it is; else it must be the same
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(
             f"Cannot make {directory}: {error.strerror}", remedy="Provide a writable directory for new keys"
         ) from error
-    write_key_file(directory / f"{name}.masterkey", keys.master.private_pem(), secret=True)
-    write_key_file(directory / f"{name}.pub", keys.master.public_pem(), secret=False)
-    write_key_file(directory / f"{name}.key", keys.repository.private_pem(), secret=True)
-    write_key_file(directory / f"{name}.crt", keys.repository.certificate.pem, secret=False)
+    for suffix, pem, secret in (
+        ("masterkey", keys.master.private_pem(), True),
+        ("pub", keys.master.public_pem(), False),
+        ("key", keys.repository.private_pem(), True),
+        ("crt", keys.repository.certificate.pem, False),
+    ):
+        file = directory / f"{name}.{suffix}"
+        if not (keep and file.exists()):
+            write_key_file(file, pem, secret=secret)
 
 
 def _first_revision(

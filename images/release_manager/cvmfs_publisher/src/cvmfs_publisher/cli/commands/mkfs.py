@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-s", dest="s3_config", type=Path, metavar="FILE", help="S3 configuration; with -w the bucket's URL"
     )
     parser.add_argument("-o", dest="owner", help="user that owns the repository's content")
-    parser.add_argument("-k", dest="keychain", type=Path, metavar="DIR", help="directory with existing keys")
+    parser.add_argument(
+        "-k", dest="keychain", type=Path, metavar="DIR", help="directory with existing keys, or a master key alone"
+    )
     parser.add_argument("-a", dest="hash_algorithm", help="hash algorithm (default: sha1)")
     parser.add_argument("-Z", dest="compression", help="compression algorithm: default or none")
     parser.add_argument("-g", dest="auto_tag", action="store_false", help="do not tag revisions automatically")
