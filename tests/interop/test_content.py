@@ -170,6 +170,27 @@ def test_compression_and_chunks(
     upstream.assert_shows(native, read_directory(sources.make(tree(4), source)), b"tree")
 
 
+def test_bulk_chunks(
+    upstream: Upstream, new_native: NewNative, take_over: TakeOver, served: Directory, tmp_path: Path
+) -> None:
+    """Large files as one object besides: deprecated, but still to be read, checked and written."""
+    settings = {
+        **SMALL_CHUNKS,
+        "CVMFS_GENERATE_LEGACY_BULK_CHUNKS": "true",
+        "CVMFS_COMPRESSION_ALGORITHM": "none",
+    }
+    native = new_native(served, **KEEP_ALL, **settings)
+    source = sources.make(tree(1), tmp_path / "source")
+    native.mirror(source, "tree")
+    upstream.assert_shows(native, read_directory(source), b"tree")
+    with upstream.mount(native) as mount:
+        assert int(mount.attribute("chunks", b"tree/large").strip("\0")) > 1
+        hash_text = mount.attribute("hash", b"tree/large").strip("\0")
+    stored = served.path / native.name / "data" / hash_text[:2] / hash_text[2:]
+    assert stored.read_bytes() == (source / "large").read_bytes()
+    goes_back_and_forth(upstream, native, take_over(native, served, **settings), source)
+
+
 # Grafts
 
 

@@ -92,6 +92,48 @@ def test_stores_files_of_all_sizes(store: ObjectStore, tmp_path: Path, compressi
     assert len(stored) == sum(result.new_objects for result in results.values())
 
 
+@pytest.mark.parametrize("compression", Compression)
+@pytest.mark.parametrize("upload", [True, False])
+def test_stores_chunked_files_whole_as_well(
+    store_local: LocalStore, tmp_path: Path, compression: Compression, upload: bool
+) -> None:
+    """The whole is the object that it would be if the file were not cut."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    chunked: dict[int, ContentResult] = {}
+    whole: dict[int, ContentResult] = {}
+    for chunking, results in ((SMALL, chunked), (None, whole)):
+        with ContentPipeline[int](
+            store_local, chunking=chunking, bulk=True, compression=compression, memory=4 << 20, scratch=scratch
+        ) as pipeline:
+            for size in SIZES:
+                pipeline.submit(BytesSource(content(size)), size, upload=upload)
+            results |= {arg: result for result, arg in pipeline.drain()}
+    assert list(scratch.iterdir()) == []
+    assert sum(bool(result.chunks) for result in chunked.values()) >= 3
+    for size in SIZES:
+        if chunked[size].chunks:
+            assert chunked[size].hash == whole[size].hash
+        assert sum(chunk.size for chunk in chunked[size].chunks) in (0, size)
+    assert any(store_local.list("data/")) == upload
+    if upload:
+        for result in whole.values():
+            assert read_back(store_local, result) == content(result.size)
+        for result in chunked.values():
+            assert b"".join(compression.decompress(store_local.get(chunk.hash.key())) for chunk in result.chunks) in (
+                b"",
+                content(result.size),
+            )
+
+
+def test_no_room_for_the_whole(store_local: LocalStore, tmp_path: Path) -> None:
+    with (
+        pytest.raises(StorageError, match="Cannot write a temporary file in"),
+        ContentPipeline[None](store_local, chunking=SMALL, bulk=True, scratch=tmp_path / "missing") as pipeline,
+    ):
+        pipeline.submit(BytesSource(content(3_000_000)), None)
+
+
 def test_cuts_like_the_chunker(store_local: LocalStore) -> None:
     data = content(5_000_000)
     with ContentPipeline[None](store_local, chunking=SMALL) as pipeline:

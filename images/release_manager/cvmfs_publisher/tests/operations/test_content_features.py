@@ -329,6 +329,21 @@ def test_compression(local: ReleaseManager, tmp_path: Path, setting: str, option
     local.check()
 
 
+def test_bulk_chunks(local: ReleaseManager, tmp_path: Path) -> None:
+    """Large files are stored whole as well, and both ways are checked."""
+    source = make(tmp_path / "source", small="some content", large=os.urandom(300_000))
+    local.configure(CVMFS_GENERATE_LEGACY_BULK_CHUNKS="true", CVMFS_COMPRESSION_ALGORITHM="none")
+    local.ingest(mirror(source))
+    entry = entry_of(local, "sw/large")
+    assert len(entry.chunks) > 3
+    assert entry.hash == ContentHash.of((source / "large").read_bytes())
+    assert not local.ingest(mirror(source), checksum=True).changed
+    local.check()
+    with local.store() as store:
+        store.delete(entry.hash.key())
+    assert local.server("check").code == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [

@@ -9,6 +9,7 @@ latency. Chunks of a large file are handed on by the worker that reads it, to wh
 from __future__ import annotations
 
 import collections
+import contextlib
 import mmap
 import os
 import tempfile
@@ -56,7 +57,7 @@ class Chunk:
 class ContentResult:
     """What has become of a file's content.
 
-    :param hash: the object with the whole content; None when it is in chunks
+    :param hash: the object with the whole content; None when it is in chunks only
     :param size: bytes read
     :param chunks: the pieces in order; empty when the content is one object
     :param compression: how the objects are stored
@@ -79,6 +80,7 @@ class ContentPipeline(Generic[Arg]):
     by the next call of `submit`, `completed` or `drain`, and calls off the rest.
 
     :param store: where objects go
+    :param bulk: store files that are cut as one object, too
     :param known: says whether the store has an object already, because the current revision refers to it, say.
         Called from several threads.
     :param chunking: how to cut large files; None keeps every file whole
@@ -96,6 +98,7 @@ class ContentPipeline(Generic[Arg]):
         hash_algorithm: HashAlgorithm = HashAlgorithm.SHA1,
         compression: Compression = Compression.ZLIB,
         chunking: Chunking | None = Chunking(),  # noqa: B008  (immutable)
+        bulk: bool = False,
         known: Callable[[ContentHash], bool] | None = None,
         workers: int | None = None,
         progress: Progress | None = None,
@@ -106,6 +109,7 @@ class ContentPipeline(Generic[Arg]):
         self._algorithm = hash_algorithm
         self._compression = compression
         self._chunking = chunking
+        self._bulk = bulk
         self._known = known
         self._progress = progress
         self._scratch = scratch
@@ -288,14 +292,34 @@ class ContentPipeline(Generic[Arg]):
         file = _LargeFile(task.arg, task.upload)
         pieces = cut(reader, chunking, start)
         last = False
-        while not last:
-            self._reserve(chunking.maximum + STEP)
-            last = self._take_piece(file, pieces, chunking.maximum + STEP)
+        with contextlib.ExitStack() as stack:
+            whole = stack.enter_context(_StoredForm(self._compression, self._scratch)) if self._bulk else None
+            while not last:
+                self._reserve(chunking.maximum + STEP)
+                last = self._take_piece(file, pieces, chunking.maximum + STEP, whole)
+            if whole is not None and file.size:
+                content_hash, uploaded, new = self._upload_stored(whole, task.upload)
+                with self._lock:
+                    file.hash = content_hash
+                    file.uploaded += uploaded
+                    file.new += new
+                self._finish_piece(file)
 
-    def _take_piece(self, file: _LargeFile[Arg], pieces: Iterator[tuple[memoryview, bool]], reserved: int) -> bool:
-        """Read a chunk, leave it to whoever is free, and say whether it was the last one."""
+    def _take_piece(
+        self,
+        file: _LargeFile[Arg],
+        pieces: Iterator[tuple[memoryview, bool]],
+        reserved: int,
+        whole: _StoredForm | None,
+    ) -> bool:
+        """Read a chunk, leave it to whoever is free, and say whether it was the last one.
+
+        :param whole: gets the chunk as well
+        """
         data, last = next(pieces)
         self._release(reserved - len(data))
+        if whole is not None and not (last and not file.size):
+            whole.write(data)
         if last and not file.size:
             try:
                 self._finish(self._store_whole(data, file.upload), file.arg)
@@ -305,7 +329,7 @@ class ContentPipeline(Generic[Arg]):
         with self._lock:
             self._pieces.append(_Piece(file, file.size, data))
             file.size += len(data)
-            file.unfinished += not last  # the last one takes the place of the reader
+            file.unfinished += not last or whole is not None  # the last one takes the place of a reader that is done
             self._work.notify()
             self._room.notify_all()
         return last
@@ -331,7 +355,7 @@ class ContentPipeline(Generic[Arg]):
             if file.unfinished:
                 return
         chunks = tuple(sorted(file.chunks, key=lambda chunk: chunk.offset))
-        result = ContentResult(None, file.size, chunks, self._compression, file.uploaded, file.new)
+        result = ContentResult(file.hash, file.size, chunks, self._compression, file.uploaded, file.new)
         self._finish(result, file.arg)
 
     def _finish(self, result: ContentResult, arg: Arg) -> None:
@@ -365,30 +389,18 @@ class ContentPipeline(Generic[Arg]):
         return content_hash, len(stored), 1
 
     def _store_unchunked(self, reader: ClosableReader, start: memoryview, upload: bool) -> ContentResult:
-        """Store a large file as one object, whose compressed form is on disk meanwhile."""
-        compressor = zlib.compressobj(LEVEL) if self._compression is Compression.ZLIB else None
-        size = 0
-        try:
-            with tempfile.TemporaryFile(dir=self._scratch) as file:
-                block = start
-                while len(block):
-                    file.write(compressor.compress(block) if compressor else block)
-                    size += len(block)
-                    block = start[: reader.readinto(start) or 0]
-                if compressor:
-                    file.write(compressor.flush())
-                file.flush()
-                with (
-                    mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-                    memoryview(mapped) as stored,
-                ):
-                    content_hash, uploaded, new = self._upload(stored, HashSuffix.NONE, upload)
-        except OSError as error:
-            raise StorageError(
-                f"Cannot write a temporary file in {self._scratch or tempfile.gettempdir()}: {error.strerror}",
-                remedy="Make room there, or let large files be chunked (CVMFS_USE_FILE_CHUNKING=true)",
-            ) from error
-        return ContentResult(content_hash, size, (), self._compression, uploaded, new)
+        """Store a large file as one object."""
+        with _StoredForm(self._compression, self._scratch) as stored:
+            block = start
+            while len(block):
+                stored.write(block)
+                block = start[: reader.readinto(start) or 0]
+            content_hash, uploaded, new = self._upload_stored(stored, upload)
+        return ContentResult(content_hash, stored.size, (), self._compression, uploaded, new)
+
+    def _upload_stored(self, stored: _StoredForm, upload: bool) -> tuple[ContentHash, int, int]:
+        with stored.finished() as data:
+            return self._upload(data, HashSuffix.NONE, upload)
 
     def _reserve(self, size: int) -> None:
         """Take memory for `size` bytes, storing other pieces of large files while there is none."""
@@ -428,6 +440,7 @@ class _LargeFile(Generic[Arg]):
         self.upload = upload
         self.size = 0
         self.unfinished = 1  # counts the reader as well
+        self.hash: ContentHash | None = None
         self.chunks: list[Chunk] = []
         self.uploaded = 0
         self.new = 0
@@ -440,3 +453,52 @@ class _Piece(Generic[Arg]):
     file: _LargeFile[Arg]
     offset: int
     data: memoryview
+
+
+class _StoredForm:
+    """The stored form of a large file, on disk while it grows. A context manager.
+
+    :param scratch: directory for it
+    :raises StorageError: here and from all methods, when it cannot be written
+    """
+
+    def __init__(self, compression: Compression, scratch: Path | None) -> None:
+        self.size = 0
+        """Bytes of the file, uncompressed."""
+        self._scratch = scratch
+        self._compressor = zlib.compressobj(LEVEL) if compression is Compression.ZLIB else None
+        with self._errors():
+            self._file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115  (closed by __exit__)
+
+    def write(self, block: memoryview) -> None:
+        """Add a part of the file."""
+        self.size += len(block)
+        with self._errors():
+            self._file.write(self._compressor.compress(block) if self._compressor else block)
+
+    @contextlib.contextmanager
+    def finished(self) -> Iterator[memoryview]:
+        """Provide all of it, once everything has been added."""
+        with contextlib.ExitStack() as stack:
+            with self._errors():
+                if self._compressor:
+                    self._file.write(self._compressor.flush())
+                self._file.flush()
+                mapped = stack.enter_context(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ))
+            yield stack.enter_context(memoryview(mapped))
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(
+                f"Cannot write a temporary file in {self._scratch or tempfile.gettempdir()}: {error.strerror}",
+                remedy="Make room there, or let large files be stored in chunks only (CVMFS_USE_FILE_CHUNKING=true)",
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()

@@ -440,6 +440,7 @@ def _pipeline(
         hash_algorithm=hash_algorithm(repository.manifest, settings),
         compression=_compression(settings, options),
         chunking=_chunking(settings),
+        bulk=settings.flag("CVMFS_GENERATE_LEGACY_BULK_CHUNKS", default=False),
         known=known,
         workers=settings.number("CVMFS_MAXIMAL_CONCURRENT_WRITES", 0) or None,
         progress=progress,

@@ -72,6 +72,7 @@ KEYS = (
     _honoured("CVMFS_FILE_MBYTE_LIMIT", "megabytes that a file may have"),
     _honoured("CVMFS_GARBAGE_COLLECTION", "allow garbage collection"),
     _honoured("CVMFS_GC_DELETION_LOG", "file to which garbage collection appends the names of what it deletes"),
+    _honoured("CVMFS_GENERATE_LEGACY_BULK_CHUNKS", "store files that are cut into chunks as one object, too"),
     _honoured("CVMFS_GID_MAP", "file that maps groups of published files"),
     _honoured("CVMFS_HASH_ALGORITHM", "of new objects: sha1, rmd160 or shake128; by default it stays what it is"),
     _honoured("CVMFS_IGNORE_SPECIAL_FILES", "leave out fifos, sockets and device nodes"),
@@ -139,7 +140,6 @@ KEYS = (
     _not_needed("CVMFS_UPDATEGEO_MAXDAYS", _GEO),
     _not_needed("CVMFS_UPDATEGEO_MINDAYS", _GEO),
     _not_needed("CVMFS_UPDATEGEO_URLBASE", _GEO),
-    _refused("CVMFS_GENERATE_LEGACY_BULK_CHUNKS", "Clients since 2.1.7 do not need them", *_OFF),
     _refused(
         "CVMFS_IGNORE_XDIR_HARDLINKS", "Hard links across directories always become files of their own", "", "true"
     ),
