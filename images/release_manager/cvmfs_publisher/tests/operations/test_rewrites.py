@@ -254,6 +254,18 @@ def test_earlier_schemas(manager: ReleaseManager, age: Callable[[bytes, sqlite3.
     assert "nothing to do in 4 catalogs" in manager.server("migrate").succeeded().stdout
 
 
+def test_catalogs_of_another_age(manager: ReleaseManager) -> None:
+    """Those of CernVM-FS 2.0 are left to its own tools; so is what a later version may come with."""
+    for schema, remedy in (("2.1", "import -l"), ("2.6", "a later version")):
+        tamper(manager, lambda path, connection, schema=schema: set_schema(path, connection, schema))  # type: ignore[misc]
+        manager.refuses("migrate", says=[f"A catalog has schema {schema}; only 2.4 to 2.5 are supported", remedy])
+
+
+def set_schema(path: bytes, connection: sqlite3.Connection, schema: str) -> None:
+    if path == b"sw/a":
+        connection.execute("UPDATE properties SET value = ? WHERE key = 'schema'", (schema,))
+
+
 def seconds(tree: Tree) -> Tree:
     """Return a tree without what is below a second in it, which earlier schemas do not have."""
     return {path: replace(seen, mtime_ns=seen.mtime_ns // 10**9) for path, seen in tree.items()}

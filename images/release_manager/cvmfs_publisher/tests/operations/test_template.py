@@ -146,7 +146,7 @@ def test_a_catalog_is_missing(manager: ReleaseManager) -> None:
     manager.refuses("transaction", "-T", "/sw/1.0=/sw/1.1", says=["is missing"])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(tree=trees)
 def test_any_tree(tree: Node) -> None:
     with tempfile.TemporaryDirectory() as directory:

@@ -160,7 +160,9 @@ def check_schema(connection: sqlite3.Connection) -> None:
     if not _OLDEST_SCHEMA - _EPSILON < schema < SCHEMA + _EPSILON:
         raise CorruptObject(
             f"A catalog has schema {schema:g}; only {_OLDEST_SCHEMA} to {SCHEMA} are supported",
-            remedy="Migrate the repository with CernVM-FS's own 'cvmfs_server migrate'",
+            remedy="Migrate the repository with CernVM-FS's own 'cvmfs_server import -l'"
+            if schema < _OLDEST_SCHEMA
+            else "Use a later version of this publisher",
         )
 
 
