@@ -7,7 +7,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from operations.managers import ReleaseManager, changes_file, local_settings
+from operations.managers import NAME, ReleaseManager, changes_file, local_settings
 from operations.reading import below, on_disk, published
 
 from cvmfs_publisher.content import Compression, ContentHash, HashAlgorithm
@@ -108,3 +108,34 @@ def test_options_of_mkfs(template: Path, tmp_path: Path) -> None:
         assert own == {file.name: file.read_bytes() for file in keychain.iterdir()}
         assert published(manager).revision == 1
         manager.check()
+
+
+def test_results_are_documents(local: ReleaseManager, source: Path) -> None:
+    """Options that no other test needs: results as documents, other spellings, and what is accepted for upstream."""
+    local.configure(CVMFS_AUTO_TAG="false", CVMFS_GARBAGE_COLLECTION="true")
+    local.server("ingest", "-c", "--directory", source, "-b", "sw", "-a", "v1").succeeded()
+    local.server("ingest", "--fast-delete", "-d", "sw/lib", "-a", "v2").succeeded()
+    root_hash = local.manifest().root_hash
+    local.server("tag", "-a", "same", "--hash", root_hash.hex).succeeded()
+    assert local.server("diff", "--from", "v1", "--to", "v2", "--json").succeeded().document
+    assert local.server("diff", "--json").succeeded().document["to"]["root_hash"] == root_hash.hex
+    local.server("check", "--repair-reflog").succeeded()
+    assert local.server("list-catalogs", "-t").succeeded().stdout == "/\n├─ /sw\n"
+    hashes = local.server("list-catalogs", "-d", "-x").succeeded().stdout
+    assert hashes == local.server("list-catalogs", "-h", "-x").succeeded().stdout
+    assert hashes.startswith(root_hash.hex)
+
+    local.server("transaction", "--mountless").succeeded()
+    assert "mountless" in local.refuses("mount", says=["is mountless"])
+    local.run("mount", "-a").succeeded()
+    local.run("mount", "--all").succeeded()
+    local.server("publish", "-f", "-d", "-a", "v3").succeeded()
+
+    assert local.server("gc", "-f", "-r", "9", "--orphans", "--orphans-before", "yesterday", "--json").document
+    for command in ("eliminate-hardlinks", "eliminate-bulk-hashes", "fix-stats"):
+        assert local.server(command, "-f", "--json").succeeded().document["repository"] == NAME
+    revision = local.manifest().revision
+    assert local.server("rollback", "-t", "v1", "-f", "--json").succeeded().document["revision"] == revision + 1
+    checked_out = local.server("checkout", "-t", "v1", "-b", "branch", "--json").succeeded().document
+    assert checked_out["branch"] == "branch"
+    local.check()
