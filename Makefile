@@ -101,7 +101,7 @@ test-docker: venv images ## The tests of images and modules that concern docker 
 	$(ENVIRONMENT); tools/with-docker tools/with-ceph $(PYTEST) -k docker tests/images tests/integration
 
 .PHONY: test-interop
-test-interop: venv images ## With CernVM-FS's own client and server, where the machine has them (not part of make test)
+test-interop: venv images ## With CernVM-FS's own client and server, where the machine has them (not part of make test; CVMFS_INTEROP_RUNS=300 for that many generated runs each way)
 	$(ENVIRONMENT); tools/with-ceph $(PYTEST) tests/interop
 
 .PHONY: test-molecule
