@@ -69,7 +69,8 @@ def main() -> None:
             view = stack.enter_context((own if program == "publisher" else upstream)(base, url, place))
             mounts[program, ""] = view
             mounts[program, " + overlay"] = stack.enter_context(overlay(view, upper / program))
-        report(measure_all(base, scratch, mounts, arguments.rounds), programs)
+        for name in ("find -ls", "tar", "git status"):
+            report(name, measure(name, base, scratch, mounts, arguments.rounds), programs)
 
 
 def publish(base: Path, files: int) -> None:
@@ -178,23 +179,23 @@ def overlay(lower: Path, scratch: Path) -> Iterator[Path]:
         subprocess.run(["umount", merged], check=True)
 
 
-def measure_all(
-    base: Path, scratch: Path, mounts: dict[tuple[str, str], Path], rounds: int
+def measure(
+    name: str, base: Path, scratch: Path, mounts: dict[tuple[str, str], Path], rounds: int
 ) -> dict[str, dict[tuple[str, str], float]]:
-    """Return the seconds that each command took on each mount, by the command's name and ``cold`` or ``warm``."""
-    found: dict[str, dict[tuple[str, str], float]] = {}
-    for name in ("find -ls", "tar", "git status"):
+    """Return the seconds that a command took on each mount, ``cold``, and ``warm`` in the best round."""
+    cold: dict[tuple[str, str], float] = {}
+    warm: dict[tuple[str, str], float] = {}
+    for turn in range(rounds + 1):
         for contender, mountpoint in mounts.items():
             index = scratch / "index" / "".join(contender)
             if not index.exists():
                 shutil.copytree(base / "source" / ".git", index)
-            found.setdefault(f"{name}, cold", {})[contender] = run(name, mountpoint, index)
-        for _ in range(rounds):
-            for contender, mountpoint in mounts.items():
-                seconds = run(name, mountpoint, scratch / "index" / "".join(contender))
-                warm = found.setdefault(f"{name}, warm", {})
+            seconds = run(name, mountpoint, index)
+            if turn == 0:
+                cold[contender] = seconds
+            else:
                 warm[contender] = min(seconds, warm.get(contender, seconds))
-    return found
+    return {"cold": cold, "warm": warm}
 
 
 def run(name: str, mountpoint: Path, git_dir: Path) -> float:
@@ -213,15 +214,15 @@ def run(name: str, mountpoint: Path, git_dir: Path) -> float:
     return seconds
 
 
-def report(found: dict[str, dict[tuple[str, str], float]], programs: list[str]) -> None:
+def report(name: str, found: dict[str, dict[tuple[str, str], float]], programs: list[str]) -> None:
     for kind in ("", " + overlay"):
-        for name, seconds in found.items():
-            line = f"{name + kind:28}"
+        for state, seconds in found.items():
+            line = f"{name}, {state}{kind}".ljust(28)
             for program in programs:
                 line += f"  {program} {seconds[program, kind]:7.3f} s"
             if "cvmfs2" in programs:
                 line += f"  publisher : cvmfs2 = {seconds['publisher', kind] / seconds['cvmfs2', kind]:.2f}"
-            print(line)
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -234,6 +234,30 @@ def test_each_object_is_fetched_once(repository: Repository, tmp_path: Path) -> 
     assert asked == sorted(piece.key() for piece in pieces)
 
 
+def test_files_read_one_after_the_other_are_fetched_ahead(repository: Repository, tmp_path: Path) -> None:
+    names = [repository.file(b"%02d" % number, noise(2_000, number)) for number in range(50)]
+    root = repository.commit()
+    store = FaultyStore(repository.store)
+
+    def fetched() -> set[int]:
+        keys = {key for _, key in store.operations}
+        return {number for number, name in enumerate(names) if name.key() in keys}
+
+    with ObjectCache(store, tmp_path / "cache", LIMIT) as cache, RevisionView(NAME, root, 1, cache) as view:
+        nodes = [listed.attributes.node for listed in view.listing(1, 0, 100, wait=True) if listed.name[:1] != b"."]
+        for number in (40, 20):
+            assert view.read(nodes[number], 0, 2_000, wait=True) == noise(2_000, number)
+        time.sleep(0.2)
+        assert fetched() == {20, 40}, "no order is to be seen yet"
+        for number in range(21, 50):
+            assert view.read(nodes[number], 0, 2_000, wait=True) == noise(2_000, number)
+            if number == 21:
+                time.sleep(1)
+                assert fetched() > set(range(20, 36))
+    assert fetched() == set(range(20, 50))
+    assert len(store.operations) == 1 + 30, "each once"
+
+
 def test_a_huge_file_takes_little_memory(repository: Repository, tmp_path: Path) -> None:
     size = 200 << 20
     # All zeros: what has to be small is not what the storage sends, but what it becomes
@@ -310,11 +334,16 @@ def test_a_server_that_was_killed(repository: Repository, tmp_path: Path) -> Non
 
 
 def test_a_server_that_is_asked_to_end(repository: Repository, tmp_path: Path) -> None:
+    repository.file(b"file", b"text")
     mount = Mount(tmp_path, repository.store, repository.commit())
     mount.start()
+    descriptor = os.open(mount.path / "file", os.O_RDONLY)  # in use
     os.kill(mount.pid, signal.SIGTERM)
     wait_for_end(mount.pid)
     assert not is_mounted(mount.path)
+    with pytest.raises(OSError, match="not connected"):
+        os.close(descriptor)
+    assert mount.messages == ""
 
 
 def test_the_server_outlives_who_started_it_and_shares_nothing_with_it(repository: Repository, tmp_path: Path) -> None:

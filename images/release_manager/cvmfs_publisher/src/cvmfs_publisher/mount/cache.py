@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _LARGE = 4 << 20  # bytes; larger objects are not fetched in one piece
 _BLOCK = 4096  # bytes; a file takes whole blocks
-_PREFETCHERS = 4
+_PREFETCHERS = 8
 _PATIENCE = 10.0  # seconds to wait for a server that is ending to release the directory
 
 
@@ -45,6 +45,7 @@ class ObjectCache:
     def __init__(self, store: ObjectStore, directory: Path, limit: int) -> None:
         self._store = store
         self._directory = directory
+        self._root = str(directory)
         self._limit = limit
         self._lock = threading.Lock()
         self._used = 0
@@ -114,7 +115,7 @@ class ObjectCache:
             self._unpin(name)
             raise
         self._touch(name)
-        return self._path(name)
+        return Path(self._path(name))
 
     def unpin(self, content_hash: ContentHash) -> None:
         """Allow a catalog's file to be removed, once for each `pin`."""
@@ -182,8 +183,8 @@ class ObjectCache:
         with self._lock:
             self._make_room(0)
 
-    def _path(self, name: str) -> Path:
-        return self._directory / name[:2] / name[2:]
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name[:2]}/{name[2:]}"
 
     def _has(self, name: str) -> bool:
         with self._lock:
@@ -197,7 +198,7 @@ class ObjectCache:
     def _drop(self, name: str) -> None:
         with self._lock:
             self._used -= self._sizes.pop(name, 0)
-            self._path(name).unlink(missing_ok=True)
+            _remove(self._path(name))
 
     def _unpin(self, name: str) -> None:
         with self._lock:
@@ -242,7 +243,7 @@ class ObjectCache:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 # Others fill the disk, too. What is here can be fetched again.
-                temporary.unlink(missing_ok=True)
+                _remove(temporary)
                 with self._lock:
                     self._make_room(self._limit)
                 actual = self._write(temporary, content_hash, compression, size)
@@ -251,33 +252,39 @@ class ObjectCache:
                     f"Object {content_hash.key()} has {actual} bytes of content, its catalog says {size}",
                     remedy="Check the repository with 'cvmfs_server check'",
                 )
+            os.rename(temporary, self._path(name))
             with self._lock:
-                os.rename(temporary, self._path(name))
                 self._sizes[name] = _on_disk(actual)
                 self._used += _on_disk(actual) - reserved
                 reserved = 0
                 self._make_room(0, keep=name)
-        except OSError as error:
+        except BaseException as error:
+            _remove(temporary)
+            if not isinstance(error, OSError):
+                raise
             raise PublisherError(
                 f"Cannot keep object {content_hash.key()} in the cache directory {self._directory}: {error.strerror}",
                 remedy="Free space there, or use a larger volume",
             ) from error
         finally:
-            temporary.unlink(missing_ok=True)
-            with self._lock:
-                self._used -= reserved
+            if reserved:
+                with self._lock:
+                    self._used -= reserved
 
-    def _write(self, target: Path, content_hash: ContentHash, compression: Compression, size: int | None) -> int:
+    def _write(self, target: str, content_hash: ContentHash, compression: Compression, size: int | None) -> int:
         """Write an object's content to a new file, and return its size in bytes."""
         if size is None or size <= _LARGE:
             data = fetch_object(self._store, content_hash, compression)
-            with target.open("xb", buffering=0) as stream:
-                written = stream.write(data)
+            descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                written = os.write(descriptor, data)
+            finally:
+                os.close(descriptor)
             if written != len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return len(data)
-        fetch_large_object(self._store, content_hash, compression, target)
-        return target.stat().st_size
+        fetch_large_object(self._store, content_hash, compression, Path(target))
+        return os.stat(target).st_size
 
     def _make_room(self, size: int, keep: str = "") -> None:
         """Remove the least recently used files until there is room for `size` bytes. The lock is held."""
@@ -286,7 +293,7 @@ class ObjectCache:
         for name in list(self._sizes):
             if name not in self._pinned and name != keep:
                 self._used -= self._sizes.pop(name)
-                self._path(name).unlink(missing_ok=True)
+                _remove(self._path(name))
                 if self._used + size <= self._limit:
                     return
 
@@ -294,6 +301,11 @@ class ObjectCache:
 def _name(content_hash: ContentHash, compression: Compression) -> str:
     """Return the name of the file with an object's content, which depends on how the object is to be unpacked."""
     return f"{content_hash}-{compression.value}"
+
+
+def _remove(file: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(file)
 
 
 def _on_disk(size: int) -> int:

@@ -29,8 +29,12 @@ if TYPE_CHECKING:
 _PATIENCE = 10.0  # seconds that a server may take to end once it was unmounted
 
 
+class _Terminated(BaseException):
+    """The process was asked to end."""
+
+
 def serve(view: RevisionView, mountpoint: Path, ready: Callable[[], None] = lambda: None) -> None:
-    """Mount a view, and serve it until it is unmounted. SIGTERM unmounts it.
+    """Mount a view, and serve it until it is unmounted. SIGTERM ends it at once, whoever uses it.
 
     What cannot be read is told on standard error. To be called in the main thread.
 
@@ -39,10 +43,11 @@ def serve(view: RevisionView, mountpoint: Path, ready: Callable[[], None] = lamb
     """
     server = Server(view, device.mount(view.name, mountpoint), _report)
     try:
-        signal.signal(signal.SIGTERM, lambda *_: unmount(mountpoint, lazy=True))
+        signal.signal(signal.SIGTERM, _terminate)
         server.handshake()
         ready()
-        server.run()
+        with contextlib.suppress(_Terminated):
+            server.run()
     finally:
         server.close()
         # If it was not unmounted, it would be there as a mount that answers nothing
@@ -95,7 +100,12 @@ def mounted(
         yield pid
     finally:
         unmount(mountpoint, lazy=True)
-        wait_for_end(pid)
+        try:
+            wait_for_end(pid)
+        except MountError:
+            # Still used: by a program, or by a mount namespace that was made meanwhile and has a copy of all mounts
+            os.kill(pid, signal.SIGTERM)
+            wait_for_end(pid)
 
 
 def wait_for_end(pid: int) -> None:
@@ -118,7 +128,6 @@ def _daemon(
     open_view: Callable[[], AbstractContextManager[RevisionView]], mountpoint: Path, log: int, sending: int
 ) -> None:
     """Be the new process; never return."""
-    status = 1
     told = False
 
     def tell(message: dict[str, object]) -> None:
@@ -132,7 +141,8 @@ def _daemon(
         _leave(log, sending)
         with open_view() as view:
             serve(view, mountpoint, lambda: tell({"pid": os.getpid()}))
-        status = 0
+            # Downloads that nobody waits for any more may take their time; nothing is to be tidied up after them
+            os._exit(0)
     except PublisherError as error:
         _report(str(error))
         tell({"message": error.message, "remedy": error.remedy})
@@ -141,7 +151,7 @@ def _daemon(
     finally:
         # Not the way that the caller's process would end: it has its own business, which is not to be done twice
         sys.stderr.flush()
-        os._exit(status)
+        os._exit(1)
 
 
 def _leave(log: int, sending: int) -> None:
@@ -162,6 +172,10 @@ def _leave(log: int, sending: int) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
 
 
 def _report(text: str) -> None:

@@ -106,7 +106,8 @@ class Server:
 
     def run(self) -> None:
         """Serve until the file system is unmounted."""
-        with ThreadPoolExecutor(_WAITERS, thread_name_prefix="waiter") as pool:
+        pool = ThreadPoolExecutor(_WAITERS, thread_name_prefix="waiter")
+        try:
             while (request := self._next()) is not None:
                 _, operation, unique, node, *_ = protocol.HEADER.unpack_from(request)
                 body = request[protocol.HEADER.size :]
@@ -121,6 +122,8 @@ class Server:
                     with self._lock:
                         self._waiting.add(unique)
                     pool.submit(self._handle_later, operation, unique, node, body)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> None:
         """Close the device, which ends the file system if it is still mounted."""

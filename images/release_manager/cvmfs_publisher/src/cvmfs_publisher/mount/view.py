@@ -41,6 +41,9 @@ _OPEN_CATALOGS = 32
 _KNOWN_DIRECTORIES = 20_000
 _KNOWN_FILES = 256
 _READ_AHEAD = 4  # chunks
+_SMALL = 1 << 20  # bytes; of files that are fetched before they are asked for
+_NEXT_FILES = 16
+_NEAR = 4  # rows; directories and links are between files
 _LONGEST_NAME = 255  # bytes
 _DOT, _DOT_DOT = 1, 2  # offsets behind these two; those of other entries are row numbers, shifted by 2
 
@@ -85,12 +88,16 @@ class _Branch:
     :ivar inner: that directory's path as the catalog has it; differs below a bind mountpoint
     :ivar mountpoint: the directory's node
     :ivar salt: keeps inodes below different bind mountpoints apart
+    :ivar fetched: the row of the file whose content was fetched last because somebody read it
+    :ivar ahead: the last row of the files that have been fetched since nobody stopped reading one after the other
     :ivar groups: the first row that was seen of each hard link group, which stands for all of it
     """
 
     __slots__ = (
+        "ahead",
         "binds",
         "catalog",
+        "fetched",
         "groups",
         "hash",
         "inner",
@@ -112,6 +119,7 @@ class _Branch:
         self.mountpoint = mountpoint
         self.salt = salt
         self.groups: dict[int, int] = {}
+        self.fetched = self.ahead = 0
         self.lock = threading.Lock()
         self.catalog: Catalog | None = None
         self.nested: dict[bytes, NestedReference] | None = None
@@ -295,6 +303,8 @@ class RevisionView:
         end = min(offset + size, file.size)
         if offset >= end:
             return b""
+        if wait and file.size <= _SMALL:
+            self._fetch_ahead(node)
         index = bisect.bisect_right(file.starts, offset) - 1
         found = []
         while offset < end:
@@ -535,6 +545,23 @@ class RevisionView:
             for piece in file.pieces[index + 1 : index + 1 + _READ_AHEAD]:
                 self._cache.prefetch(piece.hash, file.compression, piece.size)
         file.last = index
+
+    def _fetch_ahead(self, node: int) -> None:
+        """Fetch the next small files in the background when one after the other is read, in the order of listings."""
+        branch, number = self._locate(node)
+        with self._lock:
+            is_next = branch.fetched < number <= max(branch.fetched + _NEAR, branch.ahead + 1)
+            first = max(number, branch.ahead if is_next else 0) + 1
+            last = number + _NEXT_FILES if is_next else number
+            branch.fetched = number
+            branch.ahead = max(last, first - 1)
+        with self._opened(branch, wait=True) as catalog:
+            entries = [catalog.numbered_entry(row) for row in range(first, last + 1)]
+        for entry in entries:
+            if entry is None or not entry.is_regular or entry.is_external or not 0 < entry.size <= _SMALL:
+                continue
+            for piece in _File(entry).pieces:
+                self._cache.prefetch(piece.hash, entry.compression, piece.size)
 
     def _magic(self, name: bytes, entry: DirectoryEntry) -> str | None:
         """Return what CernVM-FS's client tells in an extended attribute; None if it tells nothing there."""
