@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import secrets
 import shutil
@@ -18,9 +19,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, note, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from cvmfs_publisher.errors import NotInTransaction
+from cvmfs_publisher.mount import system
 from cvmfs_publisher.mount.overlay import UnionKind
+from cvmfs_publisher.operations.interactive import worktree_changes
 from operations.conftest import from_template
-from operations.managers import ReleaseManager
+from operations.managers import NAME, PROGRAM, ReleaseManager
 from operations.reading import Tree, on_disk, published
 from operations.trees import LARGE
 from operations.unions import Checkout, enter_mount_namespace, move, needs_mounting
@@ -288,3 +292,278 @@ def test_what_is_published_is_what_was_seen(template: Path, tmp_path: Path, kind
         print_blob=True,
     )
     run_state_machine_as_test(machine, settings=profile)
+
+
+# What else can be
+
+
+def test_only_what_changed_is_published(checkout: Checkout) -> None:
+    checkout.open()
+    (checkout.root / "a").mkdir()
+    (checkout.root / "a/file").write_text("one")
+    assert worktree_changes(checkout.manager.environment, NAME).paths.added == [b"a", b"a/file"]
+    first = checkout.manager.server("publish", "--json").succeeded().document
+    assert first["paths"]["added"] == ["a", "a/file"]
+    checkout.open()
+    os.utime(checkout.root / "a/file", ns=(5, 5))
+    second = checkout.manager.server("publish", "--json").succeeded().document
+    assert second["paths"] == {"added": [], "modified": ["a/file"], "removed": [], "truncated": False}
+    assert second["new_objects"] == 0
+    checkout.open()
+    (checkout.root / "a/file").open("r+").close()  # copied up, and as it was
+    third = checkout.manager.server("publish", "--json").succeeded().document
+    assert not third["changed"]
+    assert not list(checkout.manager.spool.iterdir())
+
+
+def test_a_file_open_for_writing_keeps_a_publish_back(checkout: Checkout) -> None:
+    checkout.open()
+    with open(checkout.root / "file", "w") as file:
+        message = checkout.manager.server("publish").stderr
+        assert f"with {checkout.root}/file" in message
+        assert f"process {os.getpid()}" in message
+        file.write("still writable")
+    checkout.manager.server("publish").succeeded()
+    assert published(checkout.manager).tree[b"file"].content == b"still writable"
+
+
+def test_who_reads_is_not_disturbed(checkout: Checkout) -> None:
+    checkout.open()
+    (checkout.root / "file").write_text("content")
+    with open(checkout.root / "file") as file:
+        outcome = checkout.manager.server("publish").succeeded()
+        assert "is still in use" in outcome.stderr
+        assert file.read() == "content"
+    assert not os.path.ismount(checkout.root)
+
+
+def test_an_abort_does_not_pull_the_ground_away(checkout: Checkout) -> None:
+    checkout.open()
+    with subprocess.Popen(["sleep", "100"], cwd=checkout.root) as process:
+        outcome = checkout.manager.server("abort", stdin=b"y\n")
+        assert outcome.code == 1
+        assert f"sleep (process {process.pid})" in outcome.stderr
+        assert os.path.ismount(checkout.root)
+        checkout.manager.server("abort", "-f").succeeded()
+        assert not os.path.ismount(checkout.root)
+        process.kill()
+
+
+def test_a_publish_that_fails_can_be_repeated(checkout: Checkout) -> None:
+    checkout.open()
+    os.mknod(checkout.root / "device", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    outcome = checkout.manager.server("publish")
+    assert f"/device in {checkout.root} is a character device" in outcome.stderr
+    (checkout.root / "device").unlink()
+    (checkout.root / "file").write_text("content")
+    checkout.manager.server("publish").succeeded()
+    assert b"file" in published(checkout.manager).tree
+
+
+def test_mounts_that_were_lost_come_back(checkout: Checkout) -> None:
+    checkout.open()
+    (checkout.root / "file").write_text("content")
+    (checkout.root / "new_repository").unlink()
+    system.unmount(checkout.root)
+    for command in ("publish", "publish --dry-run"):
+        says = checkout.manager.server(*command.split()).stderr
+        assert f"is not mounted at {checkout.root}" in says
+        assert f"cvmfs_server mount {NAME}" in says
+    checkout.manager.server("mount").succeeded()
+    checkout.manager.run("mount", "-a").succeeded()
+    assert os.listdir(checkout.root) == ["file"]
+    (checkout.root / "more").write_text("more")
+    checkout.manager.server("publish").succeeded()
+    assert published(checkout.manager).tree.keys() == {b"", b"file", b"more"}
+
+
+def test_mounting_takes_an_interactive_transaction(checkout: Checkout) -> None:
+    assert "has no transaction open" in checkout.manager.server("mount").stderr
+    checkout.manager.server("transaction", "--mountless").succeeded()
+    assert "is mountless" in checkout.manager.server("mount").stderr
+    with pytest.raises(NotInTransaction, match="is mountless"):
+        worktree_changes(checkout.manager.environment, NAME)
+
+
+def test_only_its_directory_may_be_changed(checkout: Checkout) -> None:
+    checkout.open()
+    for name in ("in/side", "out"):
+        (checkout.root / name).mkdir(parents=True)
+    checkout.manager.server("publish").succeeded()
+    argument = f"{NAME}/in/side"
+    checkout.manager.run("transaction", argument).succeeded()
+    (checkout.root / "in/side/file").touch()
+    (checkout.root / "out/file").touch()
+    (checkout.root / "in/wrong").touch()
+    (checkout.root / "new_repository").unlink()
+    message = checkout.manager.server("publish").stderr
+    assert "was changed outside /in/side" in message
+    assert "/in, /in/wrong, /new_repository, /out" in message
+    checkout.manager.server("abort", "-f").succeeded()
+    checkout.manager.run("transaction", argument).succeeded()
+    (checkout.root / "in/side/file").touch()
+    document = checkout.manager.server("publish", "--json").succeeded().document
+    assert document["paths"]["added"] == ["in/side/file"]
+    assert document["paths"]["modified"] == ["in/side"]
+
+
+def test_other_changes_come_on_top(checkout: Checkout, source: Path, tmp_path: Path) -> None:
+    changes = tmp_path / "changes.json"
+    content = {"source": str(source), "base_dir": "a", "mode": "merge"}
+    changes.write_text(json.dumps({"version": 1, "changes": [{"delete": "file"}, content]}))
+    checkout.open()
+    (checkout.root / "a").mkdir()
+    (checkout.root / "a/README").write_text("mine")
+    (checkout.root / "a/own").write_text("mine")
+    (checkout.root / "file").touch()
+    checkout.manager.server("publish", "--changes", changes).succeeded()
+    tree = published(checkout.manager).tree
+    assert tree[b"a/README"].content == b"read me\n"
+    assert tree[b"a/own"].content == b"mine"
+    assert b"file" not in tree
+
+
+def test_a_template_can_be_edited(checkout: Checkout) -> None:
+    checkout.open()
+    (checkout.root / "a").mkdir()
+    (checkout.root / "a/file").write_text("content")
+    checkout.manager.server("publish").succeeded()
+    checkout.open("-T", "/a=/b")
+    assert (checkout.root / "b/file").read_text() == "content"
+    (checkout.root / "b/file").write_text("other")
+    checkout.manager.server("publish").succeeded()
+    tree = published(checkout.manager).tree
+    assert (tree[b"a/file"].content, tree[b"b/file"].content) == (b"content", b"other")
+
+
+def test_without_rights_it_is_mountless(checkout: Checkout) -> None:
+    manager = checkout.manager
+    command = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin", PROGRAM, "transaction"]
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *arguments, NAME], env=manager.process_environment, capture_output=True, text=True, check=False
+        )
+
+    refused = run("--interactive")
+    assert refused.returncode == 1
+    assert "CAP_SYS_ADMIN" in refused.stderr
+    assert manager.lease() is None or manager.lease().is_released
+    opened = run("--json")
+    assert opened.returncode == 0
+    assert json.loads(opened.stdout)["mount_point"] is None
+    assert "This is a mountless transaction: mounting takes the capability CAP_SYS_ADMIN." in opened.stderr
+
+
+# Marks that other mount options, or other programs, make
+
+
+def _mount_with(checkout: Checkout, options: str) -> None:
+    """Mount the union of the open transaction with other options."""
+    (directory,) = checkout.manager.spool.glob("interactive-*")
+    system.unmount(checkout.root)
+    layers = f"lowerdir={directory}/rdonly,upperdir={directory}/scratch,workdir={directory}/work"
+    system.mount("overlay", checkout.root, "overlay", 0, f"{layers},{options}".encode())
+
+
+def _fill(checkout: Checkout) -> None:
+    checkout.open()
+    for name in ("a/b/c", "a/nested", "d"):
+        (checkout.root / name).mkdir(parents=True)
+    (checkout.root / "a/nested/.cvmfscatalog").touch()
+    for name in ("a/file", "a/b/file", "a/b/c/file", "a/nested/file", "d/file"):
+        (checkout.root / name).write_text(name)
+    os.link(checkout.root / "a/b/file", checkout.root / "a/b/link")
+    checkout.manager.server("publish").succeeded()
+
+
+def test_directories_that_were_renamed(checkout: Checkout) -> None:
+    _fill(checkout)
+    checkout.open()
+    _mount_with(checkout, "redirect_dir=on,metacopy=on")
+    root = checkout.root
+    os.rename(root / "a", root / "x")
+    os.rename(root / "x/b", root / "x/y")
+    os.rename(root / "x/y/c", root / "top")
+    (root / "x/y/new").write_text("new")
+    (root / "x/file").unlink()
+    (root / "a").mkdir()
+    (root / "a/other").write_text("other")
+    os.chmod(root / "top/file", 0o600)  # copies attributes up, and no content
+    os.chmod(root / "d/file", 0o640)
+    os.rename(root / "d/file", root / "d/moved")
+    seen = on_disk(root)
+    document = checkout.manager.server("publish", "--json").succeeded().document
+    assert document["new_objects"] == len(["new", "other"])
+    reading = published(checkout.manager)
+    assert reading.tree == seen
+    assert reading.catalogs == {b"", b"x/nested"}
+    checkout.manager.check()
+
+
+def test_white_outs_that_are_attributes(checkout: Checkout) -> None:
+    _fill(checkout)
+    checkout.open()
+    (checkout.root / "a/b/here").touch()
+    (directory,) = checkout.manager.spool.glob("interactive-*/scratch/a/b")
+    (directory / "file").touch()
+    os.setxattr(directory / "file", "trusted.overlay.whiteout", b"y")
+    os.setxattr(directory, "trusted.overlay.opaque", b"x")
+    document = checkout.manager.server("publish", "--json").succeeded().document
+    assert document["paths"]["removed"] == ["a/b/file"]
+    assert document["paths"]["added"] == ["a/b/here"]
+    assert published(checkout.manager).tree[b"a/b/link"].content == b"a/b/file"
+
+
+def test_hard_links_that_are_broken_up(checkout: Checkout) -> None:
+    _fill(checkout)
+    checkout.open()
+    (checkout.root / "a/b/link").write_text("other")
+    outcome = checkout.manager.server("publish").succeeded()
+    assert "1 files with hard links were changed under some of their names only" in outcome.stderr
+    tree = published(checkout.manager).tree
+    assert (tree[b"a/b/file"].content, tree[b"a/b/link"].content) == (b"a/b/file", b"other")
+    assert not tree[b"a/b/file"].names
+    checkout.manager.check()
+
+
+def test_rules_and_nested_catalogs_can_be_edited(checkout: Checkout) -> None:
+    _fill(checkout)
+    checkout.open()
+    (checkout.root / "a/nested/.cvmfscatalog").unlink()
+    (checkout.root / ".cvmfsdirtab").write_text("/d\n")
+    checkout.manager.server("publish").succeeded()
+    reading = published(checkout.manager)
+    assert reading.catalogs == {b"", b"d"}
+    checkout.open()
+    (checkout.root / ".cvmfsdirtab").unlink()
+    (checkout.root / "d/.cvmfscatalog").unlink()
+    checkout.manager.server("publish").succeeded()
+    assert published(checkout.manager).catalogs == {b""}
+
+
+def test_a_user_namespace_will_do(local: ReleaseManager) -> None:
+    """As in rootless podman: markers are attributes that a namespace's root may set."""
+    root = local.base / "cvmfs"
+    local.configure(CVMFS_UNION_FS_TYPE="overlayfs", CVMFS_UNION_DIR=str(root))
+    script = """
+        set -e
+        "$0" transaction --json "$1"
+        grep -q 'overlay.*userxattr' /proc/self/mountinfo
+        cd "$2"; mkdir a a/b; echo content >a/b/file; rm new_repository; mv a c; rmdir "$(mktemp -d -p .)"; cd /
+        "$0" publish "$1"
+        "$0" transaction "$1"
+        cd "$2"; rm -r c/b; mkdir c/b; echo other >c/b/other; cd /
+        exec "$0" publish "$1"
+    """
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", script, PROGRAM, NAME, root],
+        env=local.process_environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    tree = published(local).tree
+    assert tree.keys() == {b"", b"c", b"c/b", b"c/b/other"}
+    assert tree[b"c/b/other"].content == b"other\n"

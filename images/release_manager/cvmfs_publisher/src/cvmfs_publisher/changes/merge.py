@@ -327,6 +327,9 @@ class Merge:
             store(UNREAD)
         else:
             draft.count_done(links[1:])
+            for item in old:
+                if item is not None and item.is_regular and not item.is_external:
+                    draft.options.note_published(content_of(item))
             contents.submit(entry.content, store, entry.name)
 
     def _store_file(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -11,6 +12,7 @@ from ..content import Compression
 from ..progress import Progress
 from ..storage import ObjectStore
 from .change_set import Owner
+from .entry import FileContent
 from .limits import Limits
 from .owner_map import Owners
 
@@ -48,6 +50,7 @@ class ApplyOptions:
     :param direct_io: let clients bypass their page cache for new content
     :param max_paths: how many paths of each kind the report names
     :param standard_input: what the source ``-`` is read from
+    :param note_published: told of the content of published files that are read anew, as it need not be stored again
     :param progress: told of files that are as published; the pipeline tells of those that it takes
     """
 
@@ -65,6 +68,7 @@ class ApplyOptions:
     max_paths: int = 1000
     standard_input: BinaryIO | None = None
     progress: Progress | None = None
+    note_published: Callable[[FileContent], None] = lambda _: None
     owners: Owners = field(default_factory=Owners)
     balance: Balance | None = None
     limits: Limits = field(default_factory=Limits)

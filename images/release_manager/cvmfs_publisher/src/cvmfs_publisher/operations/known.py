@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..catalog import CatalogTree
 from ..changes.change_set import ChangeSet, Content, UnionChanges
+from ..changes.entry import FileContent
 from ..content import ContentHash, HashSuffix
 from ..paths import parent
 from ..storage import ObjectStore
@@ -45,6 +46,12 @@ class KnownObjects:
         self._files: set[bytes] = set()
         self._chunks: set[bytes] = set()
 
+    def note(self, content: FileContent) -> None:
+        """Take the content of a published file for known."""
+        if content.hash is not None:
+            self._files.add(content.hash.digest)
+        self._chunks.update(chunk.hash.digest for chunk in content.chunks)
+
     def __call__(self, content_hash: ContentHash) -> bool:
         # Only one thread gets to see this number, and loads; the others go on uploading meanwhile.
         if next(self._asked) == _WORTH_LOOKING:
@@ -59,4 +66,5 @@ class KnownObjects:
             for catalog in tree.catalogs_around(self._directories, _BUDGET):
                 files.update(catalog.file_digests())
                 chunks.update(catalog.chunk_digests())
-        self._files, self._chunks = files, chunks
+        self._files |= files
+        self._chunks |= chunks

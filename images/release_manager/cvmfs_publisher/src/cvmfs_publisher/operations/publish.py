@@ -167,6 +167,7 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
         warnings = _doubts(settings, options)
         with kept_alive(lease) as keeper, environment.scratch(settings) as scratch:
             timestamp = int(time.time())
+            known = KnownObjects(repository.store, root_of(session), changes, scratch)
             with WritableCatalogTree(repository.store, root_of(session), scratch) as tree:
                 with (
                     _progress(f"Publishing {name}") as progress,
@@ -174,7 +175,7 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
                         repository,
                         settings,
                         options,
-                        known=KnownObjects(repository.store, root_of(session), changes, scratch),
+                        known=known,
                         progress=progress,
                         scratch=scratch,
                     ) as pipeline,
@@ -183,6 +184,7 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
                     apply_options = _apply_options(
                         environment, settings, options, repository.store, scratch, progress, session
                     )
+                    apply_options = replace(apply_options, note_published=known.note)
                     report = apply_changes(tree, pipeline, changes, apply_options)
                 current_requirement = requirement_of(tree)
                 requirement = choose_requirement(current_requirement, settings, options.authz_file)

@@ -45,7 +45,7 @@ from .checked_out import find_checkout
 from .environment import Environment
 from .hooks import Hook, call_hook
 from .template import Template, clone
-from .union import Union, union_dir
+from .union import Union, union_dir, why_impossible
 
 _SESSION_FILE = "transaction.json"
 _RETRY_EVERY = 5.0  # seconds between two attempts at a lease that somebody else holds
@@ -136,6 +136,12 @@ def open_transaction(
     environment.require_supported(name)
     directory = parse(path)
     file = _session_file(environment, settings)
+    reason = why_impossible() if interactive else None
+    if reason is not None:
+        raise PublisherError(
+            f"{name} cannot be mounted: {reason}",
+            remedy="Start the container with --device /dev/fuse --cap-add SYS_ADMIN, or use a mountless transaction",
+        )
     with environment.open(name, settings) as repository:
         repository.whitelist.require_valid()
         checkout = find_checkout(environment, settings)

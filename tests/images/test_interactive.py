@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Interactive transactions in containers that are not privileged: with each engine, by root and by an ordinary user."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import CONFINED, RELEASE_MANAGER, Engine
+
+FQRN = "edited.example.org"
+
+# As the collection starts it; see plugins/module_utils/_engine.py.
+MOUNTING = [
+    *("--device", "/dev/fuse", "--security-opt", "apparmor=unconfined"),
+    *("--cap-add", "SYS_ADMIN", "--cap-add", "CHOWN", "--cap-add", "DAC_OVERRIDE", "--cap-add", "FOWNER"),
+    *("--cap-add", "FSETID", "--cap-add", "SETFCAP"),
+]
+PLACES = ["--tmpfs", "/etc/cvmfs", "--tmpfs", "/srv"]
+
+# Prints what /proc says about the union file system, and what a second transaction sees of the first one's changes.
+SCRIPT = f"""
+set -e
+exec 3>&1 >&2
+cvmfs_server mkfs -w http://127.0.0.1/x {FQRN}
+[ -z "$SPOOL" ] || sed -i "s,^CVMFS_SPOOL_DIR=.*,CVMFS_SPOOL_DIR=$SPOOL," /etc/cvmfs/repositories.d/{FQRN}/server.conf
+cvmfs_server transaction {FQRN}
+grep ' /cvmfs/{FQRN} ' /proc/self/mountinfo >&3
+cd /cvmfs/{FQRN}
+mkdir -p a/b d
+echo content >a/b/file
+ln a/b/file a/b/link
+echo old >d/gone
+rm new_repository
+cd /
+cvmfs_server publish {FQRN}
+cvmfs_server transaction --interactive {FQRN}
+cd /cvmfs/{FQRN}
+mv a c
+chmod 600 c/b/file
+rm -r d
+mkdir d
+echo more >d/more
+cd /
+cvmfs_server publish {FQRN}
+cvmfs_server transaction {FQRN}
+cd /cvmfs/{FQRN}
+find . -type f -printf '%P %m %n ' -exec cat {{}} \\; | sort >&3
+cd /
+cvmfs_server abort -f {FQRN}
+cvmfs_server check -i {FQRN}
+"""
+CONTENT = ["c/b/file 600 2 content", "c/b/link 600 2 content", "d/more 644 1 more"]
+
+
+def edit(engine: Engine, *options: str, before: tuple[str, ...] = ()) -> str:
+    """Edit and publish a repository twice; return the line about its first union file system."""
+    name = f"{engine.prefix}-editor"
+    process = engine(
+        *("run", "--rm", "--name", name, "--network", "none", *options, *PLACES, RELEASE_MANAGER),
+        *(*before, "bash", "-c", SCRIPT),
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    union, *content = process.stdout.splitlines()
+    assert content == CONTENT
+    return union
+
+
+def test_the_kernels_overlay(engine: Engine) -> None:
+    union = edit(engine, *CONFINED, *MOUNTING)
+    assert " - overlay " in union
+    assert ("userxattr" in union) == (engine.user != "root")
+
+
+def test_no_added_capability(podman: Engine) -> None:
+    """A user namespace made inside gives the right to mount."""
+    confined = [*CONFINED, "--device", "/dev/fuse", "--security-opt", "seccomp=unconfined"]
+    assert "userxattr" in edit(podman, *confined, before=("unshare", "--user", "--map-root-user", "--mount"))
+
+
+def test_scratch_area_on_the_containers_own_file_system(podman: Engine) -> None:
+    """The kernel's overlay cannot have its scratch area on another overlay."""
+    assert " - fuse.fuse-overlayfs " in edit(podman, *MOUNTING, "--env", "SPOOL=/spool")
+
+
+@pytest.mark.parametrize("options", [[], ["--device", "/dev/fuse"]], ids=["nothing", "the device only"])
+def test_without_rights_a_transaction_is_mountless(podman: Engine, options: list[str]) -> None:
+    script = f"cvmfs_server mkfs -w http://127.0.0.1/x {FQRN} >&2 && cvmfs_server transaction --json {FQRN}"
+    process = podman(
+        *("run", "--rm", "--network", "none", *CONFINED, *PLACES, *options, RELEASE_MANAGER, "bash", "-c", script)
+    )
+    assert json.loads(process.stdout)["mount_point"] is None
+    assert "This is a mountless transaction: " in process.stderr
