@@ -16,7 +16,9 @@ MOUNTING = [
     *("--cap-add", "SYS_ADMIN", "--cap-add", "CHOWN", "--cap-add", "DAC_OVERRIDE", "--cap-add", "FOWNER"),
     *("--cap-add", "FSETID", "--cap-add", "SETFCAP"),
 ]
-PLACES = ["--tmpfs", "/etc/cvmfs", "--tmpfs", "/srv"]
+PLACES = ["--tmpfs", "/etc/cvmfs:mode=1777", "--tmpfs", "/srv:mode=1777"]
+# Whoever may make user namespaces can mount in one, with no rights outside it.
+ORDINARY_USER = [*CONFINED, "--user", "1000:1000", "--device", "/dev/fuse", "--security-opt", "seccomp=unconfined"]
 
 # Prints what /proc says about the union file system, and what a second transaction sees of the first one's changes.
 SCRIPT = f"""
@@ -50,10 +52,10 @@ cd /
 cvmfs_server abort -f {FQRN}
 cvmfs_server check -i {FQRN}
 """
-CONTENT = ["c/b/file 600 2 content", "c/b/link 600 2 content", "d/more 644 1 more"]
+CONTENT = "c/b/file 600 {links} content", "c/b/link 600 {links} content", "d/more 644 1 more"
 
 
-def edit(engine: Engine, *options: str, before: tuple[str, ...] = ()) -> str:
+def edit(engine: Engine, *options: str, before: tuple[str, ...] = (), links: int = 2) -> str:
     """Edit and publish a repository twice; return the line about its first union file system."""
     name = f"{engine.prefix}-editor"
     process = engine(
@@ -63,7 +65,7 @@ def edit(engine: Engine, *options: str, before: tuple[str, ...] = ()) -> str:
     )
     assert process.returncode == 0, process.stderr
     union, *content = process.stdout.splitlines()
-    assert content == CONTENT
+    assert content == [line.format(links=links) for line in CONTENT]
     return union
 
 
@@ -75,13 +77,19 @@ def test_the_kernels_overlay(engine: Engine) -> None:
 
 def test_no_added_capability(podman: Engine) -> None:
     """A user namespace made inside gives the right to mount."""
-    confined = [*CONFINED, "--device", "/dev/fuse", "--security-opt", "seccomp=unconfined"]
-    assert "userxattr" in edit(podman, *confined, before=("unshare", "--user", "--map-root-user", "--mount"))
+    assert "userxattr" in edit(podman, *ORDINARY_USER, before=("unshare", "--user", "--map-root-user", "--mount"))
+
+
+def test_an_ordinary_user_enters(podman: Engine) -> None:
+    command = f"id -u; cd /cvmfs/{FQRN}; mkdir a; echo content >a/file; rm new_repository; ls; cat a/file"
+    script = f"cvmfs_server mkfs -w http://127.0.0.1/x {FQRN} >&2; cvmfs_server enter {FQRN} -- sh -c '{command}'"
+    output = podman.run(*ORDINARY_USER, *PLACES, "--env", "HOME=/tmp", RELEASE_MANAGER, "bash", "-c", script)
+    assert output.split() == ["1000", "a", "content"]
 
 
 def test_scratch_area_on_the_containers_own_file_system(podman: Engine) -> None:
     """The kernel's overlay cannot have its scratch area on another overlay."""
-    assert " - fuse.fuse-overlayfs " in edit(podman, *MOUNTING, "--env", "SPOOL=/spool")
+    assert " - fuse.fuse-overlayfs " in edit(podman, *MOUNTING, "--env", "SPOOL=/spool", links=1)
 
 
 @pytest.mark.parametrize("options", [[], ["--device", "/dev/fuse"]], ids=["nothing", "the device only"])

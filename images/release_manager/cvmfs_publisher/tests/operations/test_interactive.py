@@ -567,3 +567,58 @@ def test_a_user_namespace_will_do(local: ReleaseManager) -> None:
     tree = published(local).tree
     assert tree.keys() == {b"", b"c", b"c/b", b"c/b/other"}
     assert tree[b"c/b/other"].content == b"other\n"
+
+
+# enter
+
+_SCRIPT = """
+set -e
+cd "$2"
+[ "$(id -u)" = "$3" ]
+echo content >file
+rm new_repository
+cat file
+"""
+
+
+def _enter(manager: ReleaseManager, *arguments: str, confined: bool = False) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*(["setpriv", "--bounding-set", "-sys_admin"] if confined else []), PROGRAM, "enter", *arguments],
+        env=manager.process_environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("confined", [False, True])
+@pytest.mark.parametrize("option", [[], ["-r"]])
+def test_what_is_written_in_a_shell_is_dropped(checkout: Checkout, confined: bool, option: list[str]) -> None:
+    before = checkout.manager.manifest()
+    arguments = [*option, NAME, "--", "sh", "-c", _SCRIPT, "sh", "x", str(checkout.root), "0"]
+    done = _enter(checkout.manager, *arguments, confined=confined)
+    assert (done.returncode, done.stdout) == (0, "content\n"), done.stderr
+    assert checkout.manager.manifest() == before
+    assert not os.path.ismount(checkout.root)
+    assert not list(checkout.manager.spool.iterdir())
+
+
+def test_a_shell_tells_how_it_ended(checkout: Checkout) -> None:
+    assert _enter(checkout.manager, NAME, "--", "sh", "-c", "exit 42").returncode == 42
+    wrong = _enter(checkout.manager, NAME, "--", "no-such-program")
+    assert wrong.returncode == 1
+    assert "There is no program no-such-program" in wrong.stderr
+
+
+@pytest.mark.parametrize("confined", [False, True])
+@pytest.mark.parametrize("publishes", [True, False])
+def test_a_shell_with_a_transaction(checkout: Checkout, publishes: bool, confined: bool) -> None:
+    last = f"cd /; exec '{PROGRAM}' publish {NAME}" if publishes else ""
+    arguments = ["-t", NAME, "--", "sh", "-c", f"{_SCRIPT}{last}", "sh", "x", str(checkout.root), "0"]
+    done = _enter(checkout.manager, *arguments, confined=confined)
+    assert done.returncode == 0, done.stderr
+    tree = published(checkout.manager).tree
+    assert tree.keys() == ({b"", b"file"} if publishes else {b"", b"new_repository"})
+    lease = checkout.manager.lease()
+    assert lease is None or lease.is_released
+    assert not list(checkout.manager.spool.iterdir())
