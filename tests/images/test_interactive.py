@@ -16,7 +16,8 @@ MOUNTING = [
     *("--cap-add", "SYS_ADMIN", "--cap-add", "CHOWN", "--cap-add", "DAC_OVERRIDE", "--cap-add", "FOWNER"),
     *("--cap-add", "FSETID", "--cap-add", "SETFCAP"),
 ]
-PLACES = ["--tmpfs", "/etc/cvmfs:mode=1777", "--tmpfs", "/srv:mode=1777"]
+PLACES = ["--env", "CVMFS_CONFIG_DIR=/tmp/etc"]
+MKFS = f"cvmfs_server mkfs -w http://127.0.0.1/x -u local,/tmp/storage/data/txn,/tmp/storage {FQRN}"
 # Whoever may make user namespaces can mount in one, with no rights outside it.
 ORDINARY_USER = [*CONFINED, "--user", "1000:1000", "--device", "/dev/fuse", "--security-opt", "seccomp=unconfined"]
 
@@ -24,8 +25,8 @@ ORDINARY_USER = [*CONFINED, "--user", "1000:1000", "--device", "/dev/fuse", "--s
 SCRIPT = f"""
 set -e
 exec 3>&1 >&2
-cvmfs_server mkfs -w http://127.0.0.1/x {FQRN}
-[ -z "$SPOOL" ] || sed -i "s,^CVMFS_SPOOL_DIR=.*,CVMFS_SPOOL_DIR=$SPOOL," /etc/cvmfs/repositories.d/{FQRN}/server.conf
+{MKFS}
+[ -z "$SPOOL" ] || sed -i "s,^CVMFS_SPOOL_DIR=.*,CVMFS_SPOOL_DIR=$SPOOL," /tmp/etc/repositories.d/{FQRN}/server.conf
 cvmfs_server transaction {FQRN}
 grep ' /cvmfs/{FQRN} ' /proc/self/mountinfo >&3
 cd /cvmfs/{FQRN}
@@ -52,10 +53,11 @@ cd /
 cvmfs_server abort -f {FQRN}
 cvmfs_server check -i {FQRN}
 """
-CONTENT = "c/b/file 600 {links} content", "c/b/link 600 {links} content", "d/more 644 1 more"
+CONTENT = ["c/b/file 600 2 content", "c/b/link 600 2 content", "d/more 644 1 more"]
+WITHOUT_LINKS = ["c/b/file 600 1 content", "c/b/link 644 1 content", "d/more 644 1 more"]
 
 
-def edit(engine: Engine, *options: str, before: tuple[str, ...] = (), links: int = 2) -> str:
+def edit(engine: Engine, *options: str, before: tuple[str, ...] = (), expected: list[str] = CONTENT) -> str:
     """Edit and publish a repository twice; return the line about its first union file system."""
     name = f"{engine.prefix}-editor"
     process = engine(
@@ -65,7 +67,7 @@ def edit(engine: Engine, *options: str, before: tuple[str, ...] = (), links: int
     )
     assert process.returncode == 0, process.stderr
     union, *content = process.stdout.splitlines()
-    assert content == [line.format(links=links) for line in CONTENT]
+    assert content == expected
     return union
 
 
@@ -82,19 +84,19 @@ def test_no_added_capability(podman: Engine) -> None:
 
 def test_an_ordinary_user_enters(podman: Engine) -> None:
     command = f"id -u; cd /cvmfs/{FQRN}; mkdir a; echo content >a/file; rm new_repository; ls; cat a/file"
-    script = f"cvmfs_server mkfs -w http://127.0.0.1/x {FQRN} >&2; cvmfs_server enter {FQRN} -- sh -c '{command}'"
+    script = f"{MKFS} >&2; cvmfs_server enter {FQRN} -- sh -c '{command}'"
     output = podman.run(*ORDINARY_USER, *PLACES, "--env", "HOME=/tmp", RELEASE_MANAGER, "bash", "-c", script)
     assert output.split() == ["1000", "a", "content"]
 
 
 def test_scratch_area_on_the_containers_own_file_system(podman: Engine) -> None:
     """The kernel's overlay cannot have its scratch area on another overlay."""
-    assert " - fuse.fuse-overlayfs " in edit(podman, *MOUNTING, "--env", "SPOOL=/spool", links=1)
+    assert " - fuse.fuse-overlayfs " in edit(podman, *MOUNTING, "--env", "SPOOL=/spool", expected=WITHOUT_LINKS)
 
 
 @pytest.mark.parametrize("options", [[], ["--device", "/dev/fuse"]], ids=["nothing", "the device only"])
 def test_without_rights_a_transaction_is_mountless(podman: Engine, options: list[str]) -> None:
-    script = f"cvmfs_server mkfs -w http://127.0.0.1/x {FQRN} >&2 && cvmfs_server transaction --json {FQRN}"
+    script = f"{MKFS} >&2 && cvmfs_server transaction --json {FQRN}"
     process = podman(
         *("run", "--rm", "--network", "none", *CONFINED, *PLACES, *options, RELEASE_MANAGER, "bash", "-c", script)
     )
