@@ -110,7 +110,7 @@ def test_looks_before_writing_when_told(proxy: Proxy, make_s3: MakeS3) -> None:
     store.put("data/ab/cd", b"x")
     store.put("data/ab/cd", b"x")
     store.put(".cvmfspublished", b"x")
-    assert [request.method for request in proxy.requests] == ["GET", "PUT", "GET", "PUT"]
+    assert [request.method for request in proxy.requests] == ["HEAD", "PUT", "HEAD", "PUT"]
 
 
 # Ways to reach a bucket
