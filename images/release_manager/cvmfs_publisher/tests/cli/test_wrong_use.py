@@ -60,6 +60,8 @@ GRAMMAR: list[tuple[str, int, str]] = [
     ("update-geodb -l", 3, "only Stratum 1 servers sort others by distance"),
     (f"alterfs -m on {NAME}", 3, "CernVM-FS itself has not had it since 2.1"),
     ("fix-permissions", 3, "There is nothing to fix"),
+    (f"enter -w http://x {NAME}", 3, "-w is not supported by this engine: the repository has to be configured"),
+    (f"enter --keep-session {NAME}", 3, "--keep-session is not supported by this engine: publish what is to be kept"),
     ("masterkeycard -a", 3, "this engine does not use smart cards"),
     (f"rmfs -p --delete-storage {NAME}", 3, "-p and --delete-storage exclude each other"),
     ("skeleton", 3, "the following arguments are required: DIRECTORY"),

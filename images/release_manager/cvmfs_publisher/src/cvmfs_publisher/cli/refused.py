@@ -23,10 +23,6 @@ REFUSED = {
         "this engine's programs have no capabilities of their own",
         "There is nothing to fix",
     ),
-    "enter": (
-        "a transaction needs no file system namespace of its own here",
-        "Open one with cvmfs_server transaction, and work on it in the container's shell",
-    ),
     "masterkeycard": (
         "this engine does not use smart cards",
         "Keep the master key in a secret store, and provide it for mkfs and resign alone",

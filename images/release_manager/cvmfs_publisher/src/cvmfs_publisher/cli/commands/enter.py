@@ -14,9 +14,19 @@ import sys
 from ...mount.system import may_mount
 from ...operations.enter import enter
 from ...operations.environment import Environment
+from ..arguments import add_refused
 
 _CALLER = "CVMFS_ENTER_CALLER"
 """An environment variable: who called the command, as user and group."""
+
+_REFUSED = {
+    ("-w", "--stratum0"): "the repository has to be configured, with CVMFS_STRATUM0",
+    ("-x", "--repo-config"): "set CVMFS_CONFIG_DIR",
+    ("-c", "--cvmfs2"): "it does not need CernVM-FS's client",
+    ("-C", "--cvmfs-config"): "it does not need CernVM-FS's client",
+    ("-k", "--keep-session"): "publish what is to be kept, with -t",
+    ("-l", "--keep-logs"): "all messages are on standard error",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-t", "--transaction", action="store_true", help="open a transaction, which the command can publish; implies -r"
     )
+    for flags, reason in _REFUSED.items():
+        for flag in flags:
+            add_refused(parser, flag, reason)
     parser.add_argument("repository", metavar="FQRN", help="repository name")
     parser.add_argument("arguments", nargs="*", metavar="COMMAND", help="behind --; by default the user's shell")
 
