@@ -38,7 +38,7 @@ class ObjectFilter:
         :param digests: one after the other
         :param suffix: kind of all of them
         """
-        prints = np.unique(_prints(digests, suffix))
+        prints = _distinct(_prints(digests, suffix))
         self._recent.append(prints)
         self._recent_size += prints.size
         if self._recent_size > max(_LEAST_MERGED, self._sorted.size // 2):
@@ -56,8 +56,16 @@ class ObjectFilter:
 
     def _merge(self) -> None:
         if self._recent:
-            self._sorted = np.unique(np.concatenate([self._sorted, *self._recent]))
+            self._sorted = _distinct(np.concatenate([self._sorted, *self._recent]))
             self._recent, self._recent_size = [], 0
+
+
+def _distinct(prints: _Prints) -> _Prints:
+    """Sort an array in place, and return it without duplicates. NumPy's own ``unique`` takes a hundred times as long."""
+    prints.sort()
+    first = np.ones(prints.size, np.bool_)
+    first[1:] = prints[1:] != prints[:-1]
+    return prints[first]
 
 
 def _prints(digests: bytes, suffix: str) -> _Prints:
