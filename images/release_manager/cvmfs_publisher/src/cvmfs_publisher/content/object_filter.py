@@ -24,13 +24,14 @@ class ObjectFilter:
     """
 
     def __init__(self) -> None:
-        self._sorted = np.empty(0, np.uint64)
-        self._recent: list[_Prints] = []
-        self._recent_size = 0
+        self._many = np.empty(0, np.uint64)  # sorted, as is the other
+        self._few = np.empty(0, np.uint64)
+        self._new: list[_Prints] = []
+        self._new_size = 0
 
     def __len__(self) -> int:
         self._merge()
-        return self._sorted.size
+        return self._many.size + int(np.count_nonzero(~_among(self._few, self._many)))
 
     def add(self, digests: bytes, suffix: str) -> None:
         """Add objects.
@@ -39,29 +40,37 @@ class ObjectFilter:
         :param suffix: kind of all of them
         """
         prints = _distinct(_prints(digests, suffix))
-        self._recent.append(prints)
-        self._recent_size += prints.size
-        if self._recent_size > max(_LEAST_MERGED, self._sorted.size // 2):
+        self._new.append(prints)
+        self._new_size += prints.size
+        if self._new_size > max(_LEAST_MERGED, self._many.size // 4):
             self._merge()
 
     def contains(self, digests: bytes, suffix: str) -> Mask:
         """Say of each object whether it is there. Parameters as for `add`."""
         prints = _prints(digests, suffix)
         self._merge()
-        if not self._sorted.size:
-            return np.zeros(prints.size, np.bool_)
-        places = np.searchsorted(self._sorted, prints)
-        places[places == self._sorted.size] = 0
-        return np.asarray(self._sorted[places] == prints)
+        return _among(prints, self._many) | _among(prints, self._few)
 
     def _merge(self) -> None:
-        if self._recent:
-            self._sorted = _distinct(np.concatenate([self._sorted, *self._recent]))
-            self._recent, self._recent_size = [], 0
+        """Sort in what was added last. The large array is sorted anew only when the small one has become large, too."""
+        if self._new:
+            self._few = _distinct(np.concatenate([self._few, *self._new]))
+            self._new, self._new_size = [], 0
+        if self._few.size > max(_LEAST_MERGED, self._many.size // 4):
+            self._many = _distinct(np.concatenate([self._many, self._few]))
+            self._few = np.empty(0, np.uint64)
+
+
+def _among(prints: _Prints, known: _Prints) -> Mask:
+    if not known.size:
+        return np.zeros(prints.size, np.bool_)
+    places = np.searchsorted(known, prints)
+    places[places == known.size] = 0
+    return np.asarray(known[places] == prints)
 
 
 def _distinct(prints: _Prints) -> _Prints:
-    """Sort an array in place, and return it without duplicates. NumPy's own ``unique`` takes a hundred times as long."""
+    """Sort an array in place, and return it without duplicates; NumPy's own ``unique`` is a hundred times slower."""
     prints.sort()
     first = np.ones(prints.size, np.bool_)
     first[1:] = prints[1:] != prints[:-1]
