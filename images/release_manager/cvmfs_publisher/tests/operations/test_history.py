@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import datetime
+import os
 import tempfile
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from cvmfs_publisher.content import ContentHash, fetch_object
 from cvmfs_publisher.errors import PublisherError, RepositoryError
 from cvmfs_publisher.operations import tags
 from cvmfs_publisher.operations.checkout import checkout
+from cvmfs_publisher.operations.diff import Kind, diff
 from cvmfs_publisher.operations.publish import PublishOptions, publish
 from cvmfs_publisher.operations.rollback import rollback
 from cvmfs_publisher.operations.snapshots import are_outdated
@@ -28,6 +32,7 @@ from operations.conftest import from_template
 from operations.managers import NAME, ReleaseManager, make, merge, mirror
 from operations.reading import published, served
 from operations.stores import FaultyEnvironment
+from operations.trees import Node, trees, write
 
 WRITES = ("put", "put_if_absent", "put_if_match")
 MAGIC = ("trunk", "trunk-previous")
@@ -475,3 +480,89 @@ def test_tags_of_a_repository_that_is_not_configured_here(local: ReleaseManager,
         key = local.keys / f"{NAME}.pub"
         stranger.run("diff", "-k", key, f"{url}/{NAME}").succeeded()
         stranger.run("diff", "-k", local.keys, f"{url}/{NAME}").succeeded()
+
+
+# Differences
+
+
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(first=trees, second=trees)
+def test_differences_of_any_trees(template: Path, first: Node, second: Node) -> None:
+    """What is reported is what two strangers' readings differ in."""
+    with tempfile.TemporaryDirectory() as directory:
+        manager = from_template(template, Path(directory))
+        readings = []
+        for number, node in enumerate((first, second)):
+            write(node, os.fsencode(Path(directory) / f"source{number}"))
+            manager.ingest(
+                mirror(Path(directory) / f"source{number}", allow_empty=True), tag=f"tag-{number}", checksum=True
+            )
+            readings.append(published(manager).tree)
+        old, new = readings
+        with diff(manager.environment, NAME, old="tag-0", new="tag-1") as comparison:
+            found = {difference.path: difference for difference in comparison.differences}
+        kinds = {path: difference.kind for path, difference in found.items()}
+        assert {path for path, kind in kinds.items() if kind is Kind.ADDED} == new.keys() - old.keys()
+        missing = {path for path, kind in kinds.items() if kind is Kind.REMOVED} ^ (old.keys() - new.keys())
+        with manager.store() as store:
+            root_hash = tags.inspect(manager.environment, NAME, "tag-0").root_hash
+            with CatalogTree(store, root_hash, manager.tmp) as tree:
+                gone = [path for path, _ in tree.catalogs() if path and path not in new]
+        assert all(any(path.startswith(nested + b"/") for nested in gone) for path in missing)
+        for path in old.keys() & new.keys():
+            before, after = old[path], new[path]
+            differs = (before.mode, before.mtime_ns, before.target, before.content) != (
+                after.mode, after.mtime_ns, after.target, after.content
+            )  # fmt: skip
+            assert path in found or not differs, path
+            if path in found:
+                assert found[path].aspects
+        with diff(manager.environment, NAME, old="tag-1", new="tag-1") as comparison:
+            assert list(comparison.differences) == []
+
+
+def test_a_difference_costs_what_is_different(local: ReleaseManager, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for number in range(20):
+        make(source, **{f"n{number}__.cvmfscatalog": "", f"n{number}__file": str(number)})
+    local.ingest(mirror(source), tag="one")
+    make(source, n7__file="other")
+    local.ingest(mirror(source), tag="two")
+    environment = FaultyEnvironment(local)
+    with diff(environment, NAME, old="one", new="two") as comparison:
+        assert [difference.path for difference in comparison.differences] == [b"sw/n7/file"]
+    fetched = [key for operation, key in environment.faulty.operations if operation == "get" and key.endswith("C")]
+    assert len(fetched) == 4  # two roots, and the catalog that changed, twice
+
+
+def test_ways_to_name_a_revision(local: ReleaseManager) -> None:
+    release(local, "one", tag="one")
+    time.sleep(1.1)
+    release(local, "two", tag="two")
+    one = tags.inspect(local.environment, NAME, "one")
+    moment = datetime.datetime.fromtimestamp(one.timestamp, datetime.UTC)
+    expected = local.server("diff", "-m", "-s", "one", "-d", "two").succeeded().stdout
+    assert "M[" in expected
+    for text in (
+        f"@{one.root_hash.hex}",
+        f"@{one.revision}",
+        f"@{moment:%Y-%m-%dT%H:%M:%SZ}",
+        f"@{moment:%Y-%m-%dT%H:%M:%S}",
+        "trunk-previous",
+    ):
+        assert local.server("diff", "-m", "-s", text).succeeded().stdout == expected
+    header = local.server("diff", "-h", "-s", "one").succeeded().stdout.splitlines()[0]
+    assert header.startswith(f"DELTA: one/r2 ({moment.day} {moment:%b %Y %H:%M:%S}) --> trunk/r3 (")
+    for text, says in (
+        ("nothing", "has no tag 'nothing'"),
+        ("@77", "has no tag of revision @77"),
+        ("@1999-01-01", "has no tag of revision @1999-01-01"),
+        ("@soon", "'@soon' is no revision. Name a tag, or write @ before"),
+        ("@" + "0" * 40, "has no root catalog of"),
+        ("@" + "0" * 40 + "-md5", "is not the hash of a root catalog"),
+    ):
+        local.refuses("diff", "-s", text, says=[says])
+    local.refuses("diff", "--worktree", says=["has no transaction open here"])
+    open_transaction(local.environment, NAME)
+    outcome = local.server("diff", "-w")
+    assert (outcome.code, outcome.stdout) == (1, "")

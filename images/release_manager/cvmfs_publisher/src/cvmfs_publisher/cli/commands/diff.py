@@ -15,6 +15,8 @@ from pathlib import Path
 from ...catalog import DirectoryEntry
 from ...operations.diff import Comparison, Difference, Kind, diff
 from ...operations.environment import Environment
+from ...operations.interactive import worktree_changes
+from ...paths import display
 from ...repository.history import TRUNK, TRUNK_PREVIOUS, Tag
 from .. import output
 from ..arguments import add_json, add_repository_or_url
@@ -40,12 +42,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-k", "--keychain", type=Path, metavar="PATH", help="public master key, or a directory that has it"
     )
+    parser.add_argument(
+        "-w", "--worktree", action="store_true", help="show what the open interactive transaction has changed so far"
+    )
     add_json(parser)
     add_repository_or_url(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     environment = Environment.of_process()
+    if options.worktree:
+        return _worktree(environment, environment.resolve(options.repository), options)
     name = environment.resolve_for_reading(options.repository)
     with diff(
         environment,
@@ -59,6 +66,19 @@ def run(options: argparse.Namespace) -> int:
             _print_json(name, comparison)
         else:
             _print(comparison, header=options.header, machine_readable=options.machine_readable)
+    return 0
+
+
+def _worktree(environment: Environment, name: str, options: argparse.Namespace) -> int:
+    result = worktree_changes(environment, name)
+    if options.json:
+        output.print_json(result)
+        return 0
+    for label, paths in (("add", result.paths.added), ("mod", result.paths.modified), ("rem", result.paths.removed)):
+        for path in paths:
+            print(f"[{label}] /{display(path)}")
+    if result.paths.truncated:
+        print(f"{result.added} added, {result.modified} changed, {result.removed} removed; not all of them are shown.")
     return 0
 
 
