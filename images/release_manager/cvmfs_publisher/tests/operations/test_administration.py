@@ -321,3 +321,10 @@ def test_skeleton(local: ReleaseManager, tmp_path: Path) -> None:
     assert "There is no user" in local.run("skeleton", "-o", "nobody-of-that-name", directory).stderr
     make(tmp_path, file="")
     assert "Cannot make the directories" in local.run("skeleton", "-o", "root", tmp_path / "file" / "x").stderr
+
+
+def test_old_names_of_tag(local: ReleaseManager) -> None:
+    for command in ("lstags", "list-tags"):
+        outcome = local.server(command, "-x").succeeded()
+        assert outcome.stdout == local.server("tag", "-l", "-x").stdout
+        assert outcome.stderr == f"NOTE: cvmfs_server {command} is deprecated! Use cvmfs_server tag instead\n"
