@@ -313,7 +313,7 @@ def test_only_what_changed_is_published(checkout: Checkout) -> None:
     (checkout.root / "a/file").open("r+").close()  # copied up, and as it was
     third = checkout.manager.server("publish", "--json").succeeded().document
     assert not third["changed"]
-    assert not list(checkout.manager.spool.iterdir())
+    assert checkout.leftovers == []
 
 
 def test_a_file_open_for_writing_keeps_a_publish_back(checkout: Checkout) -> None:
@@ -600,7 +600,7 @@ def test_what_is_written_in_a_shell_is_dropped(checkout: Checkout, confined: boo
     assert (done.returncode, done.stdout) == (0, "content\n"), done.stderr
     assert checkout.manager.manifest() == before
     assert not os.path.ismount(checkout.root)
-    assert not list(checkout.manager.spool.iterdir())
+    assert checkout.leftovers == []
 
 
 def test_a_shell_tells_how_it_ended(checkout: Checkout) -> None:
@@ -621,4 +621,4 @@ def test_a_shell_with_a_transaction(checkout: Checkout, publishes: bool, confine
     assert tree.keys() == ({b"", b"file"} if publishes else {b"", b"new_repository"})
     lease = checkout.manager.lease()
     assert lease is None or lease.is_released
-    assert not list(checkout.manager.spool.iterdir())
+    assert checkout.leftovers == []

@@ -66,6 +66,11 @@ class Checkout:
         with self.manager.store() as store, CatalogTree(store, root, self.root.parent) as tree:
             return {path: entry.xattrs for path, entry in tree.walk()}
 
+    @property
+    def leftovers(self) -> list[str]:
+        """What is in the spool directory besides the statistics."""
+        return [file.name for file in self.manager.spool.iterdir() if file.name != "stats.db"]
+
     def close(self) -> None:
         """Leave nothing mounted."""
         self.manager.server("abort", "-f")
