@@ -302,6 +302,8 @@ def test_only_what_changed_is_published(checkout: Checkout) -> None:
     (checkout.root / "a").mkdir()
     (checkout.root / "a/file").write_text("one")
     assert worktree_changes(checkout.manager.environment, NAME).paths.added == [b"a", b"a/file"]
+    shown = checkout.manager.server("diff", "-w", "-m").succeeded().stdout
+    assert shown.count("a/file") == 1
     first = checkout.manager.server("publish", "--json").succeeded().document
     assert first["paths"]["added"] == ["a", "a/file"]
     checkout.open()
