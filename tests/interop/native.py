@@ -79,7 +79,7 @@ class NativeRepository(Published):
 
     def publish(self, *changes: Mapping[str, Any], options: tuple[str, ...] = ()) -> dict[str, Any]:
         """Publish changes in a transaction, and return what the publisher says about it."""
-        self.server("transaction")
+        self.server("transaction", "--mountless")
         change_set = json.dumps({"version": 1, "changes": changes})
         result = self.document("publish", "--changes", "-", *options, stdin=change_set)
         assert result["changed"], result
