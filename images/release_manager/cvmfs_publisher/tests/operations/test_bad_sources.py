@@ -453,8 +453,8 @@ def test_revision_numbers(local: ReleaseManager) -> None:
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        ({"CVMFS_AUTOCATALOGS": "true"}, "CVMFS_AUTOCATALOGS=true"),
-        ({"CVMFS_EXTERNAL_DATA": "yes"}, "CVMFS_EXTERNAL_DATA=true"),
+        ({"CVMFS_UPLOAD_STATS_PLOTS": "yes"}, "CVMFS_UPLOAD_STATS_PLOTS"),
+        ({"CVMFS_NO_SUCH_KEY": "1"}, "CVMFS_NO_SUCH_KEY"),
         ({"CVMFS_AUTO_TAG": "perhaps"}, "CVMFS_AUTO_TAG=perhaps"),
         ({"CVMFS_AUTO_TAG_TIMESPAN": "once upon a time"}, "CVMFS_AUTO_TAG_TIMESPAN=once upon a time"),
         ({"CVMFS_COMPRESSION_ALGORITHM": "lzma"}, "CVMFS_COMPRESSION_ALGORITHM=lzma"),
