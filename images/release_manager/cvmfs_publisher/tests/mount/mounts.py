@@ -150,3 +150,10 @@ def mounted_revision(base: Path, store: ObjectStore, root: ContentHash, **option
     """Mount a revision for as long as the block takes."""
     with Mount(base, store, root, **options).mounted() as path:
         yield path
+
+
+def let_pass(directory: Path) -> None:
+    """Let other users reach what is in a directory of pytest's."""
+    for above in (directory, *directory.parents):
+        if not above.stat().st_mode & 0o001:
+            above.chmod(above.stat().st_mode | 0o011)

@@ -470,9 +470,8 @@ def test_a_scratch_disk_that_is_read_only(local: ReleaseManager) -> None:
         refusal(outcome, command[0], ["/proc/spool", "CVMFS_SPOOL_DIR"])
 
 
-def test_a_full_directory_for_temporary_files(local: ReleaseManager, tmp_path: Path) -> None:
+def test_a_full_scratch_disk_for_a_check(local: ReleaseManager, tmp_path: Path) -> None:
     local.ingest(mirror(many_files(tmp_path / "source")))
-    with small_disk(local.tmp, "64k"):
-        outcome = local.server("check")
-        refusal(outcome, "check", [str(local.tmp), "pace"])
+    with small_disk(local.spool, "64k"):
+        refusal(local.server("check"), "check", [str(local.spool), "pace"])
     local.server("check").succeeded()

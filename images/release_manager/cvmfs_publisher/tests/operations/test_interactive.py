@@ -248,7 +248,11 @@ class Editing(RuleBasedStateMachine):
 
     @rule(data=st.data(), name=st.sampled_from(["user.a", "system.posix_acl_access"]))
     def removexattr(self, data: st.DataObject, name: str) -> None:
-        self._do(lambda path: os.removexattr(path, name, follow_symlinks=False), self._paths(data, root=True))
+        def do(path: bytes) -> None:
+            if name in os.listxattr(path, follow_symlinks=False):  # not all file systems mind if it is not there
+                os.removexattr(path, name, follow_symlinks=False)
+
+        self._do(do, self._paths(data, root=True))
 
     @rule(data=st.data())
     def set_acl(self, data: st.DataObject) -> None:
