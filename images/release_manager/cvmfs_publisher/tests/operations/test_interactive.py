@@ -28,7 +28,7 @@ from operations.conftest import from_template
 from operations.managers import NAME, PROGRAM, ReleaseManager
 from operations.reading import Tree, on_disk, published
 from operations.trees import LARGE
-from operations.unions import Checkout, enter_mount_namespace, move, needs_mounting
+from operations.unions import Checkout, enter_mount_namespace, move, needs_mounting, xattrs_of
 
 pytestmark = needs_mounting
 
@@ -255,7 +255,7 @@ class Editing(RuleBasedStateMachine):
     @rule(data=st.data(), name=st.sampled_from(["user.a", "system.posix_acl_access"]))
     def removexattr(self, data: st.DataObject, name: str) -> None:
         def do(path: bytes) -> None:
-            if name in os.listxattr(path, follow_symlinks=False):  # not all file systems mind if it is not there
+            if os.fsencode(name) in xattrs_of(path):  # not all file systems mind if it is not there
                 os.removexattr(path, name, follow_symlinks=False)
 
         self._do(do, self._paths(data, root=True))

@@ -58,7 +58,7 @@ class Checkout:
         """Extended attributes of all paths."""
         top = os.fsencode(self.root)
         paths = [top, *(os.path.join(at, name) for at, dirs, files in os.walk(top) for name in dirs + files)]
-        return {os.path.relpath(path, top) if path != top else b"": _xattrs(path) for path in paths}
+        return {os.path.relpath(path, top) if path != top else b"": xattrs_of(path) for path in paths}
 
     def published_xattrs(self) -> dict[bytes, Mapping[bytes, bytes]]:
         """Extended attributes of all paths as they are published."""
@@ -76,7 +76,8 @@ class Checkout:
         self.manager.server("abort", "-f")
 
 
-def _xattrs(path: bytes) -> Mapping[bytes, bytes]:
+def xattrs_of(path: bytes) -> Mapping[bytes, bytes]:
+    """Return the extended attributes of a path; none where there cannot be any."""
     try:
         names = os.listxattr(path, follow_symlinks=False)
     except OSError as error:
