@@ -9,7 +9,11 @@ import re
 import pytest
 from conftest import CHECKOUT
 
-LOCKED = sorted([*CHECKOUT.glob("requirements/*.txt"), *CHECKOUT.glob("images/release_manager/requirements*.txt")])
+# requirements/controller.txt is for other people's controllers, and leaves the versions to them.
+LOCKED = sorted(
+    {*CHECKOUT.glob("requirements/*.txt"), *CHECKOUT.glob("images/release_manager/requirements*.txt")}
+    - {CHECKOUT / "requirements/controller.txt"}
+)
 
 
 @pytest.mark.parametrize("path", LOCKED, ids=lambda path: str(path.relative_to(CHECKOUT)))

@@ -127,7 +127,8 @@ class _Model:
             if self.manager.ingest(mirror(source)).changed:
                 self.note()
         elif kind == "tag":
-            tags.add(self.manager.environment, NAME, f"tag{number}")
+            newest = self.manager.manifest().root_hash.hex
+            tags.add(self.manager.environment, NAME, f"tag{number}", root_hash=newest)  # moves it, too
             self.tags[f"tag{number}"] = self.revisions[-1]
         elif kind == "untag" and f"tag{number}" in self.tags:
             tags.remove(self.manager.environment, NAME, [f"tag{number}"])
