@@ -131,7 +131,13 @@ def set_xattr(root: bytes, path: bytes, attribute: bytes, value: bytes) -> list[
 
 
 def remove_xattrs(root: bytes, path: bytes) -> list[bytes]:
-    for attribute in os.listxattr(join(root, path)):
+    try:
+        attributes = os.listxattr(join(root, path))
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:  # so the native mount says that there are none in the whole revision
+            raise
+        attributes = []
+    for attribute in attributes:
         if attribute.startswith("user."):
             os.removexattr(join(root, path), attribute)
     return [path]

@@ -123,11 +123,15 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 128  # on a busy machine clients would get nothing from a shorter one, and say EIO
+
+
 @contextlib.contextmanager
 def served(directory: Path) -> Iterator[Directory]:
     """Serve a directory on the loopback interface."""
     handler = functools.partial(_Handler, directory=str(directory))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with _Server(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
