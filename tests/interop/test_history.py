@@ -7,17 +7,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from .native import NativeRepository
+from .native import QuickRepository
 from .services import Directory
 from .trees import differences, read_mount
 from .upstream import CONFIGURATION, Repository, Upstream
 
-New = Callable[..., NativeRepository]
+New = Callable[..., QuickRepository]
 
 
-def natively(repository: Repository, place: Directory, directory: Path, **settings: str) -> NativeRepository:
+def natively(repository: Repository, place: Directory, directory: Path, **settings: str) -> QuickRepository:
     """Let the native publisher work on a repository of CernVM-FS's own, too."""
-    native = NativeRepository.at(repository.name, repository.url, directory)
+    native = QuickRepository.at(repository.name, repository.url, directory)
     native.configure({"CVMFS_UPSTREAM_STORAGE": place.storage_of(repository.name), **settings})
     native.keys.mkdir()
     for kind in ("pub", "key", "crt"):
@@ -37,7 +37,7 @@ def write(root: Path, **files: str | None) -> None:
             path.write_text(text)
 
 
-def assert_same_lists(ours: NativeRepository, theirs: Repository) -> None:
+def assert_same_lists(ours: QuickRepository, theirs: Repository) -> None:
     """Both print the same tags and branches, for people and for programs."""
     for options in (["-l"], ["-l", "-x"], ["-b"], ["-b", "-x"]):
         assert ours.server("tag", *options) == theirs.server("tag", *options), options
@@ -46,7 +46,7 @@ def assert_same_lists(ours: NativeRepository, theirs: Repository) -> None:
             assert ours.server("tag", *options) == theirs.server("tag", *options)
 
 
-def assert_same_differences(ours: NativeRepository, theirs: Repository, old: str, new: str) -> None:
+def assert_same_differences(ours: QuickRepository, theirs: Repository, old: str, new: str) -> None:
     for options in ([], ["-m"], ["-h"], ["-m", "-h", "-i"], ["-i"]):
         for first, second in ((old, new), (new, old)):
             arguments = ["-s", first, "-d", second, *options]
