@@ -125,3 +125,14 @@ def test_python_without_ripemd(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError, match="does not offer RIPEMD-160"):
         HashAlgorithm.RMD160.digest(b"")
     assert HashAlgorithm.SHAKE128.digest(b"")
+
+
+def test_rewritten_catalogs_are_named_by_the_new_algorithm(local: ReleaseManager, tree: Path) -> None:
+    """And so is the tag database beside them."""
+    local.ingest(mirror(tree), tag="one")
+    local.configure(CVMFS_HASH_ALGORITHM="rmd160")
+    local.server("fix-stats", "-f").succeeded()
+    manifest = local.manifest()
+    assert manifest.history is not None
+    assert {manifest.root_hash.algorithm, manifest.history.algorithm} == {HashAlgorithm.RMD160}
+    local.check()

@@ -108,7 +108,7 @@ class Publisher:
             root_hash=result.root_hash,
             catalog_size=result.root_size,
             revision=base.revision + 1,
-            history=repository.put_history(history),
+            history=repository.put_history(history, result.root_hash.algorithm),
         )
 
     def publish(self, text: bytes, store: ObjectStore | None = None, lease: Lease | None = None) -> tuple[str, ...]:

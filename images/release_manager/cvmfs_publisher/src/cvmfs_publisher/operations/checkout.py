@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..content import ContentHash
-from ..errors import InTransaction, RepositoryError, UsageError
+from ..errors import RepositoryError, UsageError
 from ..repository.history import check_branch_name
 from .checked_out import Checkout, forget_checkout, note_checkout
 from .environment import Environment
-from .transaction import find_session
+from .transaction import require_no_transaction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +45,7 @@ def checkout(environment: Environment, name: str, *, branch: str | None, tag: st
     if branch is not None:
         check_branch_name(branch)
     settings = environment.settings(name)
-    session = find_session(environment, settings)
-    if session is not None:
-        raise InTransaction(
-            f"{name} has the transaction {session.id} open here",
-            remedy=f"Publish it, or drop it: cvmfs_server abort {name}",
-        )
+    require_no_transaction(environment, settings)
     if branch is None:
         forget_checkout(environment, settings)
         return CheckoutResult(repository=name, tag=None, root_hash=None, branch=None, is_new=False)

@@ -126,11 +126,17 @@ class Environment:
         :raises PublisherError: when it is not configured, not there, or not to be trusted
         """
         settings = settings or self.settings(name)
-        store = self.store(settings)
-        try:
-            yield Repository.open(name, store, load_public_keys(self.public_keys(settings)))
-        finally:
-            store.close()
+        with contextlib.closing(self.store(settings)) as store:
+            yield self.open_in(store, settings)
+
+    def open_in(self, store: ObjectStore, settings: ServerConfig, *, unlisted: bool = False) -> Repository:
+        """Open a repository in storage that is open already.
+
+        :param unlisted: as `Repository.open`
+        :raises PublisherError: as `open`
+        """
+        keys = load_public_keys(self.public_keys(settings))
+        return Repository.open(settings.repository, store, keys, unlisted=unlisted)
 
     def resolve_for_reading(self, name: str | None) -> str:
         """Return a repository's URL as it is, and else as `resolve`."""

@@ -58,7 +58,7 @@ from .dates import point_in_time
 from .environment import Environment
 from .reflogs import rebuild_reflog
 from .statistics import GcStatistics, record
-from .transaction import exclusive
+from .transaction import open_exclusively
 from .traversal import CatalogTraversal, Found, Visit
 
 LAST_GC = "last_gc"
@@ -189,10 +189,10 @@ def collect(environment: Environment, name: str, options: GcOptions, *, tell: Te
     report = GcReport(repository=name, dry_run=options.dry_run)
     with contextlib.ExitStack() as stack:
         lease = None
-        if not options.dry_run:
-            store = stack.enter_context(contextlib.closing(environment.store(settings)))
-            lease = stack.enter_context(exclusive(environment, settings, store))
-        repository = stack.enter_context(environment.open(name, settings))
+        if options.dry_run:
+            repository = stack.enter_context(environment.open(name, settings))
+        else:
+            repository, lease = stack.enter_context(open_exclusively(environment, settings))
         scratch = stack.enter_context(environment.scratch(settings))
         if not _is_allowed(repository, settings):
             raise RepositoryError(

@@ -31,7 +31,7 @@ from .gc import automatic, collect_if_due
 from .hooks import Hook, call_hook
 from .known import KnownObjects
 from .properties import choose_requirement, requirement_of, set_properties, with_settings
-from .revision import commit_catalogs, hash_algorithm
+from .revision import commit_catalogs, commit_history, hash_algorithm
 from .snapshots import are_outdated, settle, update_snapshots
 from .statistics import PublishStatistics, print_list, record
 from .transaction import (
@@ -577,8 +577,7 @@ def _commit(
         manifest = settle(
             repository, tree, manifest, history, settings, timestamp, scratch, revision=options.revision, sizes=sizes
         )
-    history.set_trunk(manifest.root_hash, manifest.catalog_size, manifest.revision, timestamp)
-    return replace(manifest, history=repository.put_history(history, manifest.root_hash.algorithm)), tagged
+    return commit_history(repository, manifest, history, timestamp), tagged
 
 
 def _commit_to_branch(
@@ -620,9 +619,7 @@ def _commit_to_branch(
     )
     with WritableCatalogTree(repository.store, base.root_hash, scratch) as trunk:
         manifest = settle(repository, trunk, base, history, settings, timestamp, scratch, sizes=sizes)
-    if manifest.revision != base.revision:
-        history.set_trunk(manifest.root_hash, manifest.catalog_size, manifest.revision, timestamp)
-    return replace(manifest, history=repository.put_history(history, manifest.root_hash.algorithm)), [head.root_hash]
+    return commit_history(repository, manifest, history, timestamp), [head.root_hash]
 
 
 def _oldest_auto_tag(settings: ServerConfig) -> int:

@@ -7,7 +7,6 @@ catalogs, not that of the repair, so that garbage collection by age finds them a
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from ..paths import ROOT
 from ..repository import History, Repository
 from ..repository.reflog import Reflog
 from .environment import Environment
-from .transaction import exclusive
+from .transaction import open_exclusively
 from .traversal import CatalogTraversal, Found, Visit
 
 
@@ -70,9 +69,7 @@ def repair_reflog(environment: Environment, name: str, *, create: bool = False) 
             return None
     key = environment.repository_key(name)
     with (
-        contextlib.closing(environment.store(settings)) as store,
-        exclusive(environment, settings, store) as lease,
-        environment.open(name, settings) as repository,
+        open_exclusively(environment, settings) as (repository, lease),
         environment.scratch(settings) as scratch,
     ):
         done = "Brought reflog and manifest together"

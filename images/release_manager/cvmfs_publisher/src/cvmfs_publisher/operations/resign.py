@@ -20,15 +20,14 @@ from pathlib import Path
 
 from ..content import fetch_object
 from ..errors import ConfigurationError, CorruptObject, ObjectNotFound, SignatureError
-from ..repository import Certificate, Manifest, MasterKey, Repository, Whitelist
+from ..repository import Certificate, Manifest, MasterKey, Whitelist
 from ..repository import whitelist as whitelist_module
 from ..repository.manifest import MANIFEST_KEY
 from ..repository.repository import read_whitelist
-from ..repository.signing import load_public_keys
 from ..repository.whitelist import DEFAULT_DAYS, WHITELIST_KEY
 from ..storage import ObjectStore
 from .environment import Environment
-from .transaction import exclusive
+from .transaction import open_exclusively
 
 
 def resign_whitelist(
@@ -116,12 +115,7 @@ def resign_manifest(environment: Environment, name: str, *, force: bool = False)
     """
     settings = environment.settings(name)
     key = environment.repository_key(name)
-    with (
-        contextlib.closing(environment.store(settings)) as store,
-        exclusive(environment, settings, store) as lease,
-    ):
-        master_keys = load_public_keys(environment.public_keys(settings))
-        repository = Repository.open(name, store, master_keys, unlisted=force)
+    with open_exclusively(environment, settings, unlisted=force) as (repository, lease):
         repository.commit(repository.manifest, key, lease=lease)
         return repository.manifest
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..catalog import WritableCatalogTree
 from ..content import ContentHash, HashAlgorithm, HashSuffix, put_object
-from ..repository import Manifest, Repository, ServerConfig
+from ..repository import History, Manifest, Repository, ServerConfig
 
 
 def hash_algorithm(base: Manifest, settings: ServerConfig) -> HashAlgorithm:
@@ -44,3 +44,14 @@ def commit_catalogs(
 
     committed = tree.commit(put, manifest.revision, timestamp, previous=previous)
     return replace(manifest, root_hash=committed.root_hash, catalog_size=committed.root_size)
+
+
+def commit_history(repository: Repository, manifest: Manifest, history: History, timestamp: int) -> Manifest:
+    """Upload the tag database that belongs to a manifest, and return the manifest with it; it still lacks a signature.
+
+    :param manifest: of a new revision, which becomes the trunk, or of the current one
+    :param timestamp: of the new revision, in seconds since 1970
+    """
+    if manifest.revision != repository.manifest.revision:
+        history.set_trunk(manifest.root_hash, manifest.catalog_size, manifest.revision, timestamp)
+    return replace(manifest, history=repository.put_history(history, manifest.root_hash.algorithm))

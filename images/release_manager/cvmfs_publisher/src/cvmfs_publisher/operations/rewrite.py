@@ -6,7 +6,6 @@ The content of files stays as it is, so the new revision refers to no other obje
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,8 +15,8 @@ from ..catalog.catalog import WritableCatalog
 from ..content import ContentHash
 from .checked_out import refuse_checked_out
 from .environment import Environment
-from .revision import commit_catalogs, hash_algorithm
-from .transaction import exclusive
+from .revision import commit_catalogs, commit_history, hash_algorithm
+from .transaction import open_exclusively
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +56,7 @@ def rewrite(
     refuse_checked_out(environment, settings, "The newest revision")
     key = environment.repository_key(name)
     with (
-        contextlib.closing(environment.store(settings)) as store,
-        exclusive(environment, settings, store) as lease,
-        environment.open(name, settings) as repository,
+        open_exclusively(environment, settings) as (repository, lease),
         environment.scratch(settings) as scratch,
         WritableCatalogTree(repository.store, repository.manifest.root_hash, scratch) as tree,
     ):
@@ -72,9 +69,7 @@ def rewrite(
             base = repository.manifest
             manifest = replace(base, revision=base.revision + 1)
             manifest = commit_catalogs(repository, tree, manifest, hash_algorithm(base, settings), timestamp)
-            history = repository.history()
-            history.set_trunk(manifest.root_hash, manifest.catalog_size, manifest.revision, timestamp)
-            manifest = replace(manifest, history=repository.put_history(history))
+            manifest = commit_history(repository, manifest, repository.history(), timestamp)
             warnings += repository.commit(manifest, key, lease=lease)
         return RewriteResult(
             repository=name,

@@ -26,7 +26,7 @@ from ..repository.whitelist import WHITELIST_KEY
 from ..storage import ObjectStore
 from .environment import Environment
 from .server_info import withdraw
-from .transaction import exclusive
+from .transaction import exclusive, require_no_transaction
 
 _KEY_KINDS = ("masterkey", "pub", "key", "crt", "gw")
 _FIRST = (MANIFEST_KEY, WHITELIST_KEY)
@@ -73,10 +73,8 @@ def rmfs(environment: Environment, name: str, *, preserve: bool = False, delete_
             store.delete(LEASE_KEY)
         warnings += withdraw(environment, settings)
         _remove_directories(settings)
-    elif (spool / "transaction.json").exists():
-        # Only what is here goes, but the transaction's secret is here
-        with contextlib.closing(environment.store(settings)) as store, exclusive(environment, settings, store):
-            pass
+    else:
+        require_no_transaction(environment, settings)  # only what is here goes, but its secret is here
     removed = []
     kinds = () if preserve else _KEY_KINDS
     files = [environment.keys_dir / f"{name}.{kind}" for kind in kinds]

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from dataclasses import dataclass, replace
 
@@ -14,9 +13,9 @@ from ..repository import History, Repository, Tag
 from ..repository.history import TRUNK_PREVIOUS
 from .checked_out import refuse_checked_out
 from .environment import Environment
-from .revision import commit_catalogs, hash_algorithm
+from .revision import commit_catalogs, commit_history, hash_algorithm
 from .snapshots import settle
-from .transaction import exclusive
+from .transaction import open_exclusively
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +59,7 @@ def rollback(environment: Environment, name: str, tag: str | None = None) -> Rol
     refuse_checked_out(environment, settings, "The newest revision")
     key = environment.repository_key(name)
     with (
-        contextlib.closing(environment.store(settings)) as store,
-        exclusive(environment, settings, store) as lease,
-        environment.open(name, settings) as repository,
+        open_exclusively(environment, settings) as (repository, lease),
         environment.scratch(settings) as scratch,
     ):
         repository.require_signer(key)
@@ -92,8 +89,7 @@ def rollback(environment: Environment, name: str, tag: str | None = None) -> Rol
                 )
             again = manifest.root_hash
             manifest = settle(repository, tree, manifest, history, settings, timestamp, scratch)
-        history.set_trunk(manifest.root_hash, manifest.catalog_size, manifest.revision, timestamp)
-        manifest = replace(manifest, history=repository.put_history(history, manifest.root_hash.algorithm))
+        manifest = commit_history(repository, manifest, history, timestamp)
         warnings = repository.commit(manifest, key, lease=lease, tagged=[again])
     return RollbackResult(
         repository=name,

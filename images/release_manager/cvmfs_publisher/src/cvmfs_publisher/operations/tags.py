@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..catalog import Catalog, WritableCatalogTree
@@ -18,8 +17,9 @@ from ..repository.history import check_description, check_tag_name
 from .checked_out import refuse_checked_out
 from .condemned import require_whole
 from .environment import Environment
+from .revision import commit_history
 from .snapshots import settle
-from .transaction import exclusive
+from .transaction import open_exclusively
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,23 +129,17 @@ def _edit(environment: Environment, name: str, edit: Callable[[Repository, Histo
     settings = environment.settings(name)
     refuse_checked_out(environment, settings, "Tags")
     key = environment.repository_key(name)
-    with (
-        contextlib.closing(environment.store(settings)) as store,
-        exclusive(environment, settings, store) as lease,
-        environment.open(name, settings) as repository,
-    ):
+    timestamp = int(time.time())
+    with open_exclusively(environment, settings) as (repository, lease):
         manifest, history = repository.manifest, repository.history()
         tagged = edit(repository, history)
         if settings.flag("CVMFS_VIRTUAL_DIR", default=False):
-            timestamp = int(time.time())
             with (
                 environment.scratch(settings) as scratch,
                 WritableCatalogTree(repository.store, manifest.root_hash, scratch) as tree,
             ):
                 manifest = settle(repository, tree, manifest, history, settings, timestamp, scratch)
-            if manifest.revision != repository.manifest.revision:
-                history.set_trunk(manifest.root_hash, manifest.catalog_size, manifest.revision, timestamp)
-        manifest = replace(manifest, history=repository.put_history(history, manifest.root_hash.algorithm))
+        manifest = commit_history(repository, manifest, history, timestamp)
         repository.commit(manifest, key, lease=lease, tagged=tagged)
         return history
 

@@ -66,7 +66,10 @@ class Session:
     :param union: name of the `UnionKind` there; empty until it is mounted
     :param claimed: whether the union shows everything as its user's
     :param token: proves the lease to be ours; secret
-        return self.clone or self.checkout or self.root_hash
+    :param clone: root catalog of the copy that a template made; empty without one
+    :param cloned: where that copy is, in the repository
+    :param cloned_entries: number of its files, directories and the like
+    :param checkout: root catalog of the tag that was checked out when it began; empty for the newest revision
     """
 
     id: str
@@ -203,6 +206,16 @@ def find_session(environment: Environment, settings: ServerConfig) -> Session | 
     return _read(_session_file(environment, settings), settings.repository)
 
 
+def require_no_transaction(environment: Environment, settings: ServerConfig) -> None:
+    """Refuse to go on while this release manager has a transaction open.
+
+    :raises InTransaction: then
+    """
+    session = find_session(environment, settings)
+    if session is not None:
+        raise _in_transaction(session)
+
+
 def renew(environment: Environment, session: Session) -> None:
     """Prolong a transaction's lease.
 
@@ -283,17 +296,33 @@ def exclusive(environment: Environment, settings: ServerConfig, store: ObjectSto
     :raises InTransaction: when this release manager has a transaction open
     :raises LeaseHeld: when somebody else has
     """
-    name = settings.repository
-    session = find_session(environment, settings)
-    if session is not None:
-        raise _in_transaction(session)
+    require_no_transaction(environment, settings)
     lease = Lease.acquire(
-        store, name, session=new_session(), holder=_holder(), transaction=str(uuid.uuid4()), base_revision=0
+        store,
+        settings.repository,
+        session=new_session(),
+        holder=_holder(),
+        transaction=str(uuid.uuid4()),
+        base_revision=0,
     )
     with released_on_error(lease), kept_alive(lease):
         yield lease
     for warning in _release(lease):
         print(warning, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def open_exclusively(
+    environment: Environment, settings: ServerConfig, *, unlisted: bool = False
+) -> Iterator[tuple[Repository, Lease]]:
+    """Open a repository under the lease, so that it stays as it was read.
+
+    :param unlisted: as `Repository.open`
+    :raises InTransaction, LeaseHeld: as `exclusive`
+    :raises PublisherError: as `Environment.open`
+    """
+    with contextlib.closing(environment.store(settings)) as store, exclusive(environment, settings, store) as lease:
+        yield environment.open_in(store, settings, unlisted=unlisted), lease
 
 
 @contextlib.contextmanager

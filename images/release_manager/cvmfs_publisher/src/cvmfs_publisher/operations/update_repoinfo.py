@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import replace
 
 from ..content import HashSuffix, put_object
 from ..repository import Manifest, metainfo
 from .environment import Environment
-from .transaction import exclusive
+from .transaction import open_exclusively
 
 
 def repository_meta(environment: Environment, name: str) -> bytes:
@@ -27,13 +26,9 @@ def update_repoinfo(environment: Environment, name: str, meta: bytes) -> Manifes
     metainfo.check_meta(meta)
     settings = environment.settings(name)
     key = environment.repository_key(name)
-    with (
-        contextlib.closing(environment.store(settings)) as store,
-        exclusive(environment, settings, store) as lease,
-        environment.open(name, settings) as repository,
-    ):
+    with open_exclusively(environment, settings) as (repository, lease):
         repository.require_signer(key)
         algorithm = repository.manifest.root_hash.algorithm
-        content_hash, _ = put_object(store, meta, HashSuffix.METAINFO, algorithm)
+        content_hash, _ = put_object(repository.store, meta, HashSuffix.METAINFO, algorithm)
         repository.commit(replace(repository.manifest, meta_info=content_hash), key, lease=lease)
         return repository.manifest

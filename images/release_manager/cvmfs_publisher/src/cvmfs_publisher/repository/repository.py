@@ -176,15 +176,13 @@ class Repository:
             raise CorruptObject(f"The tag database is that of {history.repository}, not of {self.name}", remedy=RESTORE)
         return history
 
-    def put_history(self, history: History, algorithm: HashAlgorithm | None = None) -> ContentHash:
+    def put_history(self, history: History, algorithm: HashAlgorithm) -> ContentHash:
         """Upload a changed tag database for the next manifest.
 
-        :param algorithm: what names it; by default that of the current revision
+        :param algorithm: what names it: that of the revision
         """
         history.previous = self.manifest.history
-        return put_object(
-            self.store, history.serialise(), HashSuffix.HISTORY, algorithm or self.manifest.root_hash.algorithm
-        )[0]
+        return put_object(self.store, history.serialise(), HashSuffix.HISTORY, algorithm)[0]
 
     def meta_info(self) -> bytes:
         """Return the JSON object that describes the repository; empty when there is none."""
