@@ -169,10 +169,10 @@ def test_kill(manager: ReleaseManager, large: Path, tmp_path: Path) -> None:
         assert problems_of(manager) == []
         # Back to the start, by this host or another
         survivor = manager.another(f"survivor-{number}") if number % 2 else manager
-        if (manager.spool / "transaction.json").exists():
+        if not manager.state().lease_is_free:
             survivor.server("abort", "-f").succeeded()
-            if survivor is not manager:
-                manager.server("abort", "-f").succeeded()
+        if (manager.spool / "transaction.json").exists():
+            manager.server("abort", "-f").succeeded()
         result = survivor.ingest(mirror(first), tag=f"back-{number}")
         assert result.revision == found.revision + 1 > revision
         revision = result.revision
