@@ -36,11 +36,12 @@ class ObjectMissing(HttpError):
 
 
 class HttpReader:
-    """Objects below a URL. Not thread-safe: a connection each."""
+    """Objects below a URL. Not thread-safe: a connection each. `retries` counts requests that were repeated."""
 
     def __init__(self, url, *, timeout=30, ca_path=None, validate_certs=True):
         parts = _split(url)
         self.url = url.rstrip("/")
+        self.retries = 0
         self._path = parts.path
         self._connection = _connection(parts, timeout, ca_path, validate_certs)
 
@@ -60,6 +61,7 @@ class HttpReader:
                 if error.status < 500:
                     raise
             if attempt < _TRIES:
+                self.retries += 1
                 time.sleep(_FIRST_DELAY * 2**attempt * random.uniform(0.5, 1.0))  # noqa: S311 (spreads retries, no secret)
         raise problem
 
@@ -82,11 +84,20 @@ class HttpReader:
 
 def status_of(method, url, *, body=None, timeout=30, ca_path=None, validate_certs=True):
     """Return the status with which a server answers one anonymous request. HttpError if it does not answer."""
+    return answer_to(method, url, body=body, timeout=timeout, ca_path=ca_path, validate_certs=validate_certs)[0]
+
+
+def answer_to(method, url, *, body=None, timeout=30, ca_path=None, validate_certs=True):
+    """Return status and headers with which a server answers one anonymous request.
+
+    HttpError if it does not answer.
+    """
     parts = _split(url)
     connection = _connection(parts, timeout, ca_path, validate_certs)
     try:
-        connection.request(method, parts.path, body=body)
-        return connection.getresponse().status
+        connection.request(method, urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, "")), body=body)
+        response = connection.getresponse()
+        return response.status, response.headers
     except (OSError, http.client.HTTPException) as error:
         raise HttpError(f"{url} does not answer: {error or type(error).__name__}", remedy=_UNREACHABLE) from None
     finally:

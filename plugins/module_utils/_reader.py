@@ -184,6 +184,11 @@ class Repository:
         self._fqrn = fqrn
         self._read = {}
 
+    @property
+    def retries(self):
+        """How many requests had to be repeated."""
+        return self._http.retries
+
     def get(self, key):
         """Return what the server has at `key`. HttpError."""
         return self._http.get(key)
@@ -283,7 +288,7 @@ class Repository:
         history = self.manifest().history
         if history is None:
             return []
-        with _database(self.get_object(object_key(history, "H"))) as database:
+        with open_database(self.get_object(object_key(history, "H"))) as database:
             database.text_factory = lambda data: data.decode("utf-8", "backslashreplace")
             rows = database.execute(
                 "SELECT name, hash, revision, timestamp, size, description FROM tags "
@@ -291,6 +296,18 @@ class Repository:
             ).fetchall()
         names = ("name", "root_hash", "revision", "timestamp", "size", "description")
         return [dict(zip(names, row)) for row in rows]
+
+    def totals(self):
+        """Return the counters of the newest revision, by name, without reading its entries.
+
+        VerificationError, HttpError.
+        """
+        data = self.get_object(object_key(self.manifest().root_hash, "C"))
+        try:
+            with open_database(data) as catalog:
+                return _totals(dict(catalog.execute("SELECT counter, value FROM statistics")))
+        except sqlite3.DatabaseError as error:
+            raise VerificationError(f"The root catalog is no usable database: {error}") from None
 
     def lease(self):
         """Return the lease of whoever has a transaction open, or None. VerificationError, HttpError."""
@@ -321,7 +338,7 @@ class Catalog:
         self.size = len(data)
         self.problems: list[tuple[bytes, str]] = []
         try:
-            with _database(data) as database:
+            with open_database(data) as database:
                 self._load(database)
         except sqlite3.DatabaseError as error:
             raise VerificationError(f"The catalog of {printable(path)} is no usable database: {error}") from None
@@ -441,9 +458,7 @@ class Catalog:
 
     def totals(self):
         """Return the counters of this catalog and all below it, by name."""
-        return {
-            name: self.counters.get(f"self_{name}", 0) + self.counters.get(f"subtree_{name}", 0) for name in _COUNTERS
-        }
+        return _totals(self.counters)
 
     def check(self):
         """Look at each entry for contradictions, and return all `problems`."""
@@ -561,7 +576,7 @@ def timestamp(seconds):
 
 
 @contextlib.contextmanager
-def _database(data):
+def open_database(data):
     """Open an SQLite database that is in memory, read-only."""
     with tempfile.NamedTemporaryFile(prefix="cvmfs-catalog-") as stream:
         stream.write(data)
@@ -573,10 +588,14 @@ def _database(data):
             database.close()
 
 
+def _totals(counters):
+    return {name: counters.get(f"self_{name}", 0) + counters.get(f"subtree_{name}", 0) for name in _COUNTERS}
+
+
 def references(data):
     """Return the printed hashes in a reference log; none when it is no usable database."""
     try:
-        with _database(data) as database:
+        with open_database(data) as database:
             return {row[0] for row in database.execute("SELECT hash FROM refs")}
     except sqlite3.DatabaseError:
         return set()

@@ -185,7 +185,7 @@ class RepositoryInfo(PublishingModule):
             garbage_collectable=manifest.garbage_collectable,
             tags=repository.tags(),
             transaction=_transaction(repository.lease()),
-            counters=repository.catalog(manifest.root_hash).totals(),
+            counters=repository.totals(),
             whitelist=dict(
                 expires=whitelist.expires.isoformat(),
                 days_left=round(left / datetime.timedelta(days=1), 2),
