@@ -25,6 +25,7 @@ class Progress:
     next to nothing and a line moves on even while nothing gets done.
 
     :param label: what is going on, e.g. ``Publishing``
+    :param unit: what it goes on with
     :param total_files: number of files to do, if known
     :param total_bytes: number of bytes to do, if known
     :param stream: where to write; None keeps silent
@@ -35,6 +36,7 @@ class Progress:
         self,
         label: str,
         *,
+        unit: str = "files",
         total_files: int | None = None,
         total_bytes: int | None = None,
         stream: TextIO | None = sys.stderr,
@@ -43,6 +45,7 @@ class Progress:
         self.files = 0
         self.bytes = 0
         self._label = label
+        self._unit = unit
         self._total_files = total_files
         self._total_bytes = total_bytes
         self._stream = stream
@@ -95,8 +98,8 @@ class Progress:
         """Return what was done, in how much time."""
         elapsed = max(time.monotonic() - self._start, 1e-3)
         return (
-            f"{self._label}: {self.files:,} files, {format_bytes(self.bytes)} in {format_seconds(elapsed)} "
-            f"({self.files / elapsed:,.0f} files/s, {format_bytes(self.bytes / elapsed)}/s)"
+            f"{self._label}: {self.files:,} {self._unit}, {format_bytes(self.bytes)} in {format_seconds(elapsed)} "
+            f"({self.files / elapsed:,.0f} {self._unit}/s, {format_bytes(self.bytes / elapsed)}/s)"
         )
 
     def line(self) -> str:
@@ -116,9 +119,9 @@ class Progress:
         elapsed = max(now - then, 1e-3)
         file_rate, byte_rate = (files - files_then) / elapsed, (count - count_then) / elapsed
         parts = [
-            f"{self._label}: {_of(f'{files:,}', total_files and f'{total_files:,}')} files",
+            f"{self._label}: {_of(f'{files:,}', total_files and f'{total_files:,}')} {self._unit}",
             _of(format_bytes(count), total_bytes and format_bytes(total_bytes)),
-            f"{file_rate:,.0f} files/s",
+            f"{file_rate:,.0f} {self._unit}/s",
             f"{format_bytes(byte_rate)}/s",
         ]
         # A store takes as long for a small file as for many bytes of a large one, so both count, half and half.

@@ -285,7 +285,7 @@ def refusal(outcome: Outcome, command: str, says: Sequence[str], code: int = 1) 
     lines = [
         line
         for line in outcome.stderr.splitlines()
-        if not line.startswith("Publishing ") and "trying again" not in line
+        if not line.startswith(("Publishing ", "Copying ")) and "trying again" not in line
     ]
     assert len(lines) == 1, outcome.stderr
     message = lines[0]

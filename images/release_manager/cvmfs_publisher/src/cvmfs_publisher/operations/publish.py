@@ -170,7 +170,7 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
             known = KnownObjects(repository.store, root_of(session), changes, scratch)
             with WritableCatalogTree(repository.store, root_of(session), scratch) as tree:
                 with (
-                    _progress(f"Publishing {name}") as progress,
+                    show_progress(f"Publishing {name}") as progress,
                     _pipeline(
                         repository,
                         settings,
@@ -633,10 +633,14 @@ def _oldest_auto_tag(settings: ServerConfig) -> int:
     return point_in_time(text, "CVMFS_AUTO_TAG_TIMESPAN")
 
 
-def _progress(label: str) -> Progress:
+def show_progress(label: str, *, unit: str = "files") -> Progress:
+    """Return the progress of a long step; ``CVMFS_PROGRESS_INTERVAL`` says how often a log gets a line.
+
+    :raises ConfigurationError: when it says nothing of the kind
+    """
     text = os.environ.get("CVMFS_PROGRESS_INTERVAL")
     if not text:
-        return Progress(label)
+        return Progress(label, unit=unit)
     try:
         interval = float(text)
     except ValueError:
@@ -645,7 +649,7 @@ def _progress(label: str) -> Progress:
         raise ConfigurationError(
             f"CVMFS_PROGRESS_INTERVAL={text} is no time", remedy="Set it to the seconds between two lines"
         )
-    return Progress(label, interval=interval)
+    return Progress(label, unit=unit, interval=interval)
 
 
 def _result(

@@ -175,7 +175,7 @@ class LocalStore:
             for entry in entries:
                 key = os.path.relpath(entry.path, self._root)
                 if entry.is_dir(follow_symlinks=False):
-                    if Path(entry.path) != self._temporary:
+                    if f"{key}/".startswith(prefix) and Path(entry.path) != self._temporary:
                         pending.append(Path(entry.path))
                 elif key.startswith(prefix):
                     status = entry.stat(follow_symlinks=False)

@@ -11,6 +11,7 @@ from . import (
     catalog_chown,
     check,
     checkout,
+    copy_,
     diff,
     eliminate_bulk_hashes,
     eliminate_hardlinks,
@@ -44,6 +45,7 @@ COMMANDS: dict[str, Command] = {
     for name, module in (
         ("mkfs", mkfs),
         ("import", import_),
+        ("copy", copy_),
         ("list", list_),
         ("info", info),
         ("transaction", transaction),

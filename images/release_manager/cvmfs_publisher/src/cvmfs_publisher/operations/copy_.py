@@ -1,0 +1,369 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``cvmfs_server copy``: a repository moves to another storage, as it is, while it is in use.
+
+Objects are compared with their names on the way. Those that the destination has are not sent again, so a copy that
+broke off goes on, and one that is repeated brings over what is new. The manifest comes last: at every moment the
+destination holds no repository, or a whole one. Nothing is signed, and no private key is needed.
+
+The source may be published to meanwhile. What is copied counts if the manifest was the same before and after, since
+garbage collection never touches the newest revision, and replaces the manifest; otherwise what came is copied, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from ..content import ContentHash
+from ..errors import (
+    ConcurrentPublish,
+    ConfigurationError,
+    CorruptObject,
+    ObjectNotFound,
+    PreconditionFailed,
+    PublisherError,
+    RepositoryError,
+    SignatureError,
+    UsageError,
+)
+from ..progress import Progress
+from ..repository import Lease, Manifest, Repository, ServerConfig
+from ..repository.lease import LEASE_KEY
+from ..repository.manifest import MANIFEST_KEY
+from ..repository.reflog import REFLOG_KEY
+from ..repository.repository import MASTER_REPLICA_KEY, alt_paths, read_whitelist
+from ..repository.signing import load_public_keys
+from ..repository.status import STATUS_KEY
+from ..repository.whitelist import WHITELIST_KEY
+from ..storage import ObjectInfo, ObjectStore, Version
+from .condemned import CONDEMNED_KEY
+from .environment import Environment
+from .publish import show_progress
+from .transaction import exclusive
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+_PREFIXES = [f"data/{number:02x}/" for number in range(256)]
+_LISTERS = 8
+_MOST_PASSES = 10
+_LARGE = 8 << 20  # bytes from which on an object is not kept in memory, as many are copied at a time
+_PART_SIZE = 4 << 20  # bytes
+_DOCUMENTS = (CONDEMNED_KEY, REFLOG_KEY, MASTER_REPLICA_KEY, STATUS_KEY, WHITELIST_KEY)
+"""What a repository has besides content and manifest, and is not about who is publishing."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyOptions:
+    """From where to where; one of both is None, and stands for the repository's own storage.
+
+    :param source: as ``CVMFS_UPSTREAM_STORAGE``
+    :param destination: as ``CVMFS_UPSTREAM_STORAGE``
+    :param overwrite: replace a repository in the destination that is no older state of the source's
+    :param dry_run: only say what there is to do
+    """
+
+    source: str | None = None
+    destination: str | None = None
+    overwrite: bool = False
+    dry_run: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class CopyResult:
+    """What was copied, or would be.
+
+    :param source: for people
+    :param destination: for people
+    :param revision: the newest one, which the destination now has
+    :param objects: number of objects that were copied
+    :param bytes: their size
+    :param present: number of objects that were in the destination already
+    :param changed: whether anything was written to the destination
+    """
+
+    repository: str
+    source: str
+    destination: str
+    revision: int = 0
+    root_hash: str = ""
+    objects: int = 0
+    bytes: int = 0
+    present: int = 0
+    changed: bool = False
+    dry_run: bool = False
+
+
+def copy(environment: Environment, name: str, options: CopyOptions) -> CopyResult:
+    """Copy a repository from one storage to another.
+
+    :raises RepositoryNotFound, SignatureError: when the source has none that the repository's public key vouches for
+    :raises CorruptObject: when objects of the source do not match their names; all others have been copied then
+    :raises RepositoryError: when the destination has something that is no older state of the source's repository
+    :raises ConcurrentPublish: when the source changes faster than it can be copied
+    :raises InTransaction, LeaseHeld: when somebody publishes to the destination
+    """
+    settings = environment.settings(name)
+    storage = options.source or options.destination
+    if storage is None or (options.source and options.destination):
+        raise UsageError("A copy has one other side than the repository's own storage", remedy="Give --from or --to")
+    keys = load_public_keys(environment.public_keys(settings))
+    elsewhere = ServerConfig({**settings, "CVMFS_UPSTREAM_STORAGE": storage}, "the command line")
+    with (
+        contextlib.closing(environment.store(settings)) as own,
+        contextlib.closing(environment.store(elsewhere)) as other,
+        environment.scratch(settings) as scratch,
+        contextlib.ExitStack() as stack,
+    ):
+        source, destination = (other, own) if options.source else (own, other)
+        result = CopyResult(
+            repository=name,
+            source=source.describe(),
+            destination=destination.describe(),
+            dry_run=options.dry_run,
+        )
+        Repository.open(name, source, keys)  # before anything is written for a source that there is not
+        lease = None if options.dry_run else stack.enter_context(exclusive(environment, settings, destination))
+        progress = stack.enter_context(show_progress(f"Copying {name}", unit="objects"))
+        for _ in range(_MOST_PASSES):
+            repository = Repository.open(name, source, keys)
+            version = _require_older(repository, destination, overwrite=options.overwrite)
+            _copy_objects(source, destination, scratch, result, progress)
+            manifest = source.get(MANIFEST_KEY)
+            if Manifest.parse(manifest) == repository.manifest:
+                _copy_documents(repository, destination, keys, result)
+                _commit(manifest, version, destination, lease, result)
+                result.revision = repository.manifest.revision
+                result.root_hash = repository.manifest.root_hash.hex
+                return result
+    raise ConcurrentPublish(
+        f"{name} was published to in {result.source} each time that its objects were being copied",
+        remedy="Copy again, while nobody publishes; what was copied stays",
+    )
+
+
+def _require_older(repository: Repository, destination: ObjectStore, *, overwrite: bool) -> Version | None:
+    """Return the version of the destination's manifest; None if there is none.
+
+    :raises RepositoryError: when it is of no revision that the source has had
+    """
+    try:
+        data, version = destination.get_versioned(MANIFEST_KEY)
+    except ObjectNotFound:
+        return None
+    there = Manifest.parse(data)
+    reflog = repository.reflog()
+    is_known = there.root_hash == repository.manifest.root_hash
+    is_known |= reflog is not None and reflog.contains(there.root_hash)
+    if not is_known and not overwrite:
+        raise RepositoryError(
+            f"{destination.describe()} has {there.repository} in revision {there.revision} ({there.root_hash.hex}), "
+            f"which is no revision that {repository.store.describe()} knows",
+            remedy="Either it was published to since it was copied, or its revision was garbage-collected in the "
+            "source; to lose it, add --overwrite",
+        )
+    return version
+
+
+def _copy_objects(
+    source: ObjectStore, destination: ObjectStore, scratch: Path, result: CopyResult, progress: Progress
+) -> None:
+    """Copy all objects that the destination does not have.
+
+    :raises CorruptObject: in the end, when some were left out for not matching their names
+    """
+    transfer = _Transfer(source, destination, scratch, result, progress)
+    workers = max(source.concurrency, destination.concurrency)
+    with ThreadPoolExecutor(_LISTERS) as listers, ThreadPoolExecutor(workers) as pool:
+        try:
+            wanted = (info for missing in _ahead(listers, transfer.compare, _PREFIXES, _LISTERS) for info in missing)
+            for _ in _ahead(pool, transfer.copy, wanted, 4 * workers):
+                pass
+        finally:
+            listers.shutdown(cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
+    if transfer.damaged:
+        keys = sorted(transfer.damaged)
+        raise CorruptObject(
+            f"{len(keys)} objects in {source.describe()} do not match their names: {', '.join(keys[:3])}"
+            + (", …" if len(keys) > 3 else ""),
+            remedy="All others were copied. Restore these from a replica of the repository, or remove them if nothing "
+            "refers to them (cvmfs_server check says what does), and copy again",
+        )
+    if not result.objects and not result.present:
+        raise ConfigurationError(
+            f"{source.describe()} lists no objects, although a repository is in it",
+            remedy="A bucket without an index cannot be copied; replicate it to one that has an index",
+        )
+
+
+class _Transfer:
+    """Copies objects, in many threads. What it counts is in the result."""
+
+    def __init__(
+        self, source: ObjectStore, destination: ObjectStore, scratch: Path, result: CopyResult, progress: Progress
+    ) -> None:
+        self.damaged: list[str] = []
+        self._source = source
+        self._destination = destination
+        self._scratch = scratch
+        self._result = result
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._lists = _lists(destination)
+        result.present = 0
+
+    def compare(self, prefix: str) -> list[ObjectInfo]:
+        """Return the objects that only the source has, or the destination in another size."""
+        wanted = {info.key: info for info in self._source.list(prefix) if _name_of(info.key) is not None}
+        count = len(wanted)
+        if self._lists:
+            for info in self._destination.list(prefix):
+                if info.key in wanted and wanted[info.key].size == info.size:
+                    del wanted[info.key]
+        else:
+            wanted = {key: info for key, info in wanted.items() if not self._destination.exists(key)}
+        with self._lock:
+            self._result.present += count - len(wanted)
+        return list(wanted.values())
+
+    def copy(self, info: ObjectInfo) -> None:
+        """Copy one object; not one that has gone meanwhile, and none that is damaged."""
+        if not self._result.dry_run:
+            try:
+                copied = self._copy_large(info) if info.size > _LARGE else self._put(info, self._source.get(info.key))
+            except ObjectNotFound:
+                if self._source.exists(info.key):  # then it is the destination that is not there
+                    raise
+                return
+            if not copied:
+                with self._lock:
+                    self.damaged.append(info.key)
+                return
+        self._progress.add(files=1, bytes=info.size)
+        with self._lock:
+            self._result.objects += 1
+            self._result.bytes += info.size
+            self._result.changed = True
+
+    def _copy_large(self, info: ObjectInfo) -> bool:
+        file = self._scratch / info.key.replace("/", "-")
+        try:
+            with file.open("xb+") as stream:
+                for part in self._source.get_in_parts(info.key, _PART_SIZE):
+                    stream.write(part)
+                stream.flush()
+                if not stream.tell():  # cannot be mapped, and is not what was listed
+                    return False
+                with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
+                    return self._put(info, view)
+        except OSError as error:
+            raise PublisherError(
+                f"Cannot write an object to the scratch directory {self._scratch}: {error.strerror}",
+                remedy="Free space there, or set CVMFS_SPOOL_DIR",
+            ) from error
+        finally:
+            file.unlink(missing_ok=True)
+
+    def _put(self, info: ObjectInfo, data: bytes | memoryview) -> bool:
+        """Write an object if it matches its name, and say whether it does."""
+        name = _name_of(info.key)
+        if name is None or name.algorithm.digest(data) != name.digest:
+            return False
+        self._destination.put(info.key, data)
+        return True
+
+
+def _copy_documents(
+    repository: Repository, destination: ObjectStore, keys: Sequence[rsa.RSAPublicKey], result: CopyResult
+) -> None:
+    """Copy what clients do not find by its hash, except for the manifest."""
+    for key in (*_DOCUMENTS, *alt_paths(repository.manifest)):
+        data = _get(repository.store, key)
+        if data is None or data == _get(destination, key):
+            continue
+        if key == WHITELIST_KEY and _has_newer_whitelist(repository, destination, keys):
+            continue
+        result.changed = True
+        if not result.dry_run:
+            destination.put(key, data)
+
+
+def _has_newer_whitelist(repository: Repository, destination: ObjectStore, keys: Sequence[rsa.RSAPublicKey]) -> bool:
+    """Say whether the whitelist was signed again for the destination alone."""
+    try:
+        there = read_whitelist(destination, repository.name, keys)
+    except (SignatureError, CorruptObject):
+        return False
+    return there.lists(repository.certificate) and there.expires > repository.whitelist.expires
+
+
+def _commit(
+    manifest: bytes, version: Version | None, destination: ObjectStore, lease: Lease | None, result: CopyResult
+) -> None:
+    """Let the destination have the revision.
+
+    :raises ConcurrentPublish: when somebody else was faster
+    """
+    if _get(destination, MANIFEST_KEY) == manifest:
+        return
+    result.changed = True
+    if lease is None:
+        return
+    lease.renew()
+    try:
+        if version is None:
+            destination.put_if_absent(MANIFEST_KEY, manifest)
+        else:
+            destination.put_if_match(MANIFEST_KEY, manifest, version)
+    except PreconditionFailed as error:
+        raise ConcurrentPublish(
+            f"Somebody else has published to {destination.describe()} meanwhile", remedy="See who, then copy again"
+        ) from error
+
+
+def _lists(store: ObjectStore) -> bool:
+    """Say whether a store lists its objects; buckets without an index do not."""
+    return next(iter(store.list(".cvmfs")), None) is not None or not (
+        store.exists(MANIFEST_KEY) or store.exists(LEASE_KEY)
+    )
+
+
+def _name_of(key: str) -> ContentHash | None:
+    """Return the hash that is the name of an object; None for anything else that may be in the storage."""
+    folder, _, rest = key.removeprefix("data/").partition("/")
+    try:
+        name = ContentHash.parse(folder + rest)
+    except CorruptObject:
+        return None
+    return name if name.key() == key else None
+
+
+def _get(store: ObjectStore, key: str) -> bytes | None:
+    try:
+        return store.get(key)
+    except ObjectNotFound:
+        return None
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, do: Callable[[Item], Result], items: Iterable[Item], most: int
+) -> Iterator[Result]:
+    """Yield results in the order of the items; at most so many of them are in progress or done at a time."""
+    running: deque[Future[Result]] = deque()
+    for item in items:
+        running.append(pool.submit(do, item))
+        if len(running) == most:
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()

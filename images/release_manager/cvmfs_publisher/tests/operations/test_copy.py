@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``copy``: a repository moves between storages while it is in use, and nothing that is published is ever lost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cvmfs_publisher.errors import ConcurrentPublish, CorruptObject, StorageError
+from cvmfs_publisher.operations import copy_ as copy_module
+from cvmfs_publisher.operations.copy_ import CopyOptions, copy
+from cvmfs_publisher.repository import MasterKey
+from cvmfs_publisher.repository.lease import LEASE_KEY
+from cvmfs_publisher.repository.manifest import MANIFEST_KEY
+from cvmfs_publisher.repository.whitelist import WHITELIST_KEY
+from cvmfs_publisher.storage import LocalStore, ObjectInfo
+from cvmfs_publisher.storage.faults import Fault
+from operations.managers import NAME, Outcome, ReleaseManager, local_settings, make, mirror, refusal
+from operations.reading import published
+from operations.stores import FaultyEnvironment, MeanwhileEnvironment
+
+
+@dataclass
+class Move:
+    """A repository's old place, with a release manager there, its new one, and who copies."""
+
+    old: ReleaseManager
+    new: ReleaseManager
+    is_import: bool
+
+    @property
+    def copier(self) -> ReleaseManager:
+        return self.new if self.is_import else self.old
+
+    @property
+    def options(self) -> dict[str, str]:
+        side, manager = ("source", self.old) if self.is_import else ("destination", self.new)
+        return {side: manager.settings["CVMFS_UPSTREAM_STORAGE"]}
+
+    def copy(self, *arguments: str) -> Outcome:
+        """Copy, and return what came of it."""
+        ((side, storage),) = self.options.items()
+        return self.copier.server("copy", "--from" if side == "source" else "--to", storage, "--json", *arguments)
+
+    def copied(self, *arguments: str) -> dict[str, object]:
+        """Copy, see that the new place has what the old one has, and return the document."""
+        document = self.copy(*arguments).succeeded().document
+        assert objects(self.new) == objects(self.old)
+        assert published(self.new) == published(self.old)
+        return document
+
+    def refuses(self, *says: str) -> None:
+        """Assert that nothing is copied, for one reason."""
+        before = self.new.state()
+        refusal(self.copy(), "copy", says)
+        assert self.new.state() == before
+
+
+def objects(manager: ReleaseManager) -> dict[str, bytes]:
+    """Return everything in a release manager's storage but the lease."""
+    with manager.store() as store:
+        return {info.key: store.get(info.key) for info in store.list("") if info.key != LEASE_KEY}
+
+
+@pytest.fixture
+def to_bucket(local: ReleaseManager, s3_new: ReleaseManager) -> Move:
+    return Move(local, s3_new, is_import=True)
+
+
+@pytest.fixture
+def to_directory(s3: ReleaseManager, tmp_path: Path) -> Move:
+    new = s3.another("new")
+    new.configure(**local_settings(tmp_path / "new-storage"))
+    return Move(s3, new, is_import=False)
+
+
+@pytest.fixture
+def between_directories(local: ReleaseManager, tmp_path: Path) -> Move:
+    new = local.another("new")
+    new.configure(**local_settings(tmp_path / "new-storage"))
+    return Move(local, new, is_import=True)
+
+
+@pytest.fixture(params=["to_bucket", "to_directory"])
+def move(request: pytest.FixtureRequest) -> Move:
+    found: Move = request.getfixturevalue(request.param)
+    return found
+
+
+def test_everything_is_copied_once(move: Move, source: Path) -> None:
+    move.old.ingest(mirror(source), tag="v1")
+    (source / "large").write_bytes(os.urandom(300_000))
+    move.old.ingest(mirror(source))
+    first = move.copied()
+    assert (first["changed"], first["revision"], first["present"]) == (True, 3, 0)
+    assert first["objects"] == len([key for key in objects(move.old) if key.startswith("data/")])
+    again = move.copied()
+    assert (again["changed"], again["objects"], again["present"]) == (False, 0, first["objects"])
+    move.new.check()
+    (source / "more").write_text("more")
+    move.old.ingest(mirror(source))
+    more = move.copied()
+    assert 0 < more["objects"] < 6  # type: ignore[operator]
+    assert more["present"] == first["objects"]
+    # Whoever has the keys goes on there
+    (source / "more").write_text("even more")
+    assert move.new.ingest(mirror(source)).revision == 5
+    assert move.new.server("rollback", "-f", "-t", "v1").succeeded()
+    move.new.check()
+
+
+def test_a_dry_run_predicts(move: Move, source: Path) -> None:
+    move.old.ingest(mirror(source))
+    before = move.new.state()
+    predicted = move.copy("--dry-run").succeeded().document
+    assert move.new.state() == before
+    done = move.copied()
+    assert {**done, "dry_run": True} == predicted
+    assert not move.copy("--dry-run").succeeded().document["changed"]
+
+
+def test_large_objects_do_not_stay_in_memory(
+    between_directories: Move, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copy_module, "_LARGE", 1000)
+    (source / "large").write_bytes(os.urandom(300_000))
+    between_directories.old.ingest(mirror(source))
+    between_directories.copied()
+    assert list(between_directories.new.spool.iterdir()) == []
+
+
+def test_a_copy_that_broke_off_goes_on(to_bucket: Move, source: Path) -> None:
+    make(source, **{f"d{number % 5}__f{number}": os.urandom(500) for number in range(100)})
+    to_bucket.old.ingest(mirror(source))
+    broken = FaultyEnvironment(
+        to_bucket.new, [Fault(nth=60, operations=("put",), keys="data/*", error=StorageError("The store is gone"))]
+    )
+    storage = broken.faulty
+    environment = MixedEnvironment(to_bucket, broken)
+    with pytest.raises(StorageError, match="The store is gone"):
+        copy(environment, NAME, CopyOptions(**to_bucket.options))
+    assert len(storage.operations) > 60
+    assert MANIFEST_KEY not in objects(to_bucket.new)
+    document = to_bucket.copied()
+    assert document["present"] >= 59  # type: ignore[operator]
+    to_bucket.new.check()
+
+
+class MixedEnvironment(FaultyEnvironment):
+    """Has faults in the new place only."""
+
+    def __init__(self, move: Move, faulty: FaultyEnvironment) -> None:
+        super().__init__(move.new)
+        self._move = move
+        self._faulty = faulty
+
+    def store(self, settings):  # type: ignore[no-untyped-def]
+        if settings["CVMFS_UPSTREAM_STORAGE"] == self._move.old.settings["CVMFS_UPSTREAM_STORAGE"]:
+            return self._move.old.environment.store(settings)
+        return self._faulty.store(settings)
+
+
+def test_damage_is_not_copied(move: Move, source: Path) -> None:
+    """Neither what is damaged nor a manifest that may refer to it; everything else is."""
+    move.old.ingest(mirror(source))
+    with move.old.store() as store:
+        keys = sorted(info.key for info in store.list("data/") if info.size > 20)
+        whole = store.get(keys[0])
+        store.put(keys[0], b"damaged")
+    refusal(move.copy(), "copy", ["1 objects in", keys[0], "do not match their names", "Restore these"])
+    assert not {keys[0], MANIFEST_KEY} & objects(move.new).keys()
+    with move.old.store() as store:
+        store.put(keys[0], whole)
+    assert move.copied()["objects"] == 1
+    move.new.check()
+
+
+def test_objects_cut_short_are_copied_again(between_directories: Move, source: Path) -> None:
+    between_directories.old.ingest(mirror(source))
+    between_directories.copied()
+    with between_directories.new.store() as store:
+        key = next(info.key for info in store.list("data/") if info.size > 20)
+        store.put(key, store.get(key)[:10])
+    assert between_directories.copied()["objects"] == 1
+
+
+def test_a_bucket_without_an_index(between_directories: Move, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for each object that may be there already; nothing can be copied from it."""
+    between_directories.old.ingest(mirror(source))
+    first = between_directories.copied()
+    unlisted = between_directories.new.settings["CVMFS_UPSTREAM_STORAGE"].rpartition(",")[2]
+    everything = LocalStore.list
+
+    def list_(store: LocalStore, prefix: str) -> Iterator[ObjectInfo]:
+        return iter(()) if store.describe().endswith(unlisted) else everything(store, prefix)
+
+    monkeypatch.setattr(LocalStore, "list", list_)
+    again = between_directories.copy().succeeded().document
+    assert (again["objects"], again["present"]) == (0, first["objects"])
+    back = Move(between_directories.new, between_directories.old, is_import=True)
+    refusal(back.copy(), "copy", ["lists no objects", "bucket without an index"])
+
+
+def test_what_was_published_meanwhile_is_copied_too(between_directories: Move, source: Path) -> None:
+    old, new = between_directories.old, between_directories.new
+
+    def publish() -> None:
+        (source / "more").write_text("more")
+        old.ingest(mirror(source))
+
+    old.ingest(mirror(source))
+    result = copy(MeanwhileEnvironment(new, "data/", publish), NAME, CopyOptions(**between_directories.options))
+    assert result.revision == 3
+    assert objects(new) == objects(old)
+
+
+def test_a_source_that_is_never_at_rest(
+    between_directories: Move, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def publish() -> None:
+        (source / "more").write_text("more")
+        between_directories.old.ingest(mirror(source))
+
+    monkeypatch.setattr(copy_module, "_MOST_PASSES", 1)
+    environment = MeanwhileEnvironment(between_directories.new, "data/", publish)
+    with pytest.raises(ConcurrentPublish, match="published to"):
+        copy(environment, NAME, CopyOptions(**between_directories.options))
+    assert MANIFEST_KEY not in objects(between_directories.new)
+
+
+def test_nothing_that_was_published_there_is_lost(move: Move, source: Path) -> None:
+    move.old.ingest(mirror(source))
+    move.copied()
+    (source / "there").write_text("there")
+    move.new.ingest(mirror(source))
+    (source / "there").write_text("here")
+    move.old.ingest(mirror(source))
+    move.refuses("in revision 3", "which is no revision that", "add --overwrite")
+    assert move.copy("--overwrite").succeeded().document["changed"]
+    assert published(move.new) == published(move.old)
+
+
+def test_going_back(move: Move, source: Path) -> None:
+    """What went on in the new place can be copied back, where the old state still is."""
+    move.old.ingest(mirror(source))
+    move.copied()
+    (source / "more").write_text("more")
+    move.new.ingest(mirror(source))
+    back = Move(move.new, move.old, not move.is_import)
+    assert back.copied()["revision"] == 3
+
+
+def test_a_publish_that_is_going_on_there_is_left_alone(move: Move, source: Path) -> None:
+    move.old.ingest(mirror(source))
+    move.copied()
+    other = move.new.another("other")
+    other.server("transaction").succeeded()
+    move.refuses("has a transaction open")
+
+
+def test_a_whitelist_that_was_signed_later_stays(to_bucket: Move, source: Path) -> None:
+    to_bucket.old.ingest(mirror(source))
+    to_bucket.copied()
+    to_bucket.new.server("resign", "-f", "-d", "90").succeeded()
+    newer = objects(to_bucket.new)[WHITELIST_KEY]
+    assert not to_bucket.copy().succeeded().document["changed"]
+    assert objects(to_bucket.new)[WHITELIST_KEY] == newer
+    to_bucket.old.server("resign", "-f", "-d", "120").succeeded()
+    assert to_bucket.copied()["changed"]
+
+
+def test_there_must_be_a_repository_of_that_key(between_directories: Move, tmp_path: Path) -> None:
+    refusal(
+        between_directories.new.server("copy", "--from", f"local,{tmp_path}/none/txn,{tmp_path}/none"),
+        "copy",
+        [f"There is no repository {NAME} in directory {tmp_path}/none"],
+    )
+    (between_directories.new.keys / f"{NAME}.pub").write_bytes(MasterKey.generate().public_pem())
+    between_directories.refuses("is not signed by a trusted master key")
+
+
+def test_damaged_large_objects_are_refused(
+    between_directories: Move, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copy_module, "_LARGE", 10)
+    between_directories.old.ingest(mirror(source))
+    with between_directories.old.store() as store:
+        key = next(info.key for info in store.list("data/") if info.size > 20)
+        store.put(key, b"damaged, but large")
+    with pytest.raises(CorruptObject, match=key):
+        copy(between_directories.new.environment, NAME, CopyOptions(**between_directories.options))
