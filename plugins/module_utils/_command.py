@@ -5,7 +5,8 @@
 """Run commands by argument vector. Private to the collection.
 
 ``AnsibleModule.run_command`` returns when a command has ended; a publish takes minutes. So standard error, where
-``cvmfs_server`` reports its progress, may go to a file that somebody else reads meanwhile.
+``cvmfs_server`` reports its progress, may go to a file that somebody else reads meanwhile. What a person is to see
+and to answer runs on the person's own terminal.
 """
 
 from __future__ import annotations
@@ -48,10 +49,7 @@ def run(argv, *, stdin=None, stderr_path=None) -> Completed:
     `stdin` is text for standard input: the way for secrets, which must not be in `argv` or the environment.
     `stderr_path` is a file to which standard error is written while the command runs.
     """
-    executable = shutil.which(argv[0])
-    if executable is None:
-        raise PublishingError(f"The command {argv[0]} is not installed", remedy=f"Install {argv[0]}, or correct PATH.")
-    command = [executable, *argv[1:]]
+    command = [_executable(argv[0]), *argv[1:]]
     data = stdin.encode("utf-8", "surrogateescape") if stdin is not None else None
     if stderr_path is None:
         process = _run(command, data, subprocess.PIPE)
@@ -62,6 +60,32 @@ def run(argv, *, stdin=None, stderr_path=None) -> Completed:
             stream.seek(max(0, stream.seek(0, 2) - _STDERR_TAIL))
             stderr = stream.read()
     return Completed(list(argv), process.returncode, _text(process.stdout), _text(stderr))
+
+
+def attach(argv) -> int:
+    """Run `argv` with this process's own standard streams; return its exit code, or 128 and the signal's number.
+
+    Who interrupts it with Ctrl-C interrupts the command; what becomes of that is the command's affair.
+    """
+    with subprocess.Popen([_executable(argv[0]), *argv[1:]]) as process:
+        try:
+            while True:
+                try:
+                    code = process.wait()
+                    break
+                except KeyboardInterrupt:
+                    continue
+        except BaseException:
+            process.terminate()
+            raise
+    return code if code >= 0 else 128 - code
+
+
+def _executable(name):
+    found = shutil.which(name)
+    if found is None:
+        raise PublishingError(f"The command {name} is not installed", remedy=f"Install {name}, or correct PATH.")
+    return found
 
 
 def _run(command, data, stderr: t.Any):

@@ -65,12 +65,24 @@ class CvmfsServer:
         return self._json(["list", "--json", "--offline"])["repositories"]
 
     @action("open a transaction")
-    def transaction(self, *, interactive=False):
+    def transaction(self, *, interactive=False, path=""):
         """Open a transaction and return its public description, whose ``id`` proves to later calls whose it is.
 
-        With `interactive`, the repository is mounted where the command runs.
+        With `interactive`, the repository is mounted where the command runs. With `path`, nothing but what is below it
+        may be changed.
         """
-        return self._json(["transaction", "--json", *_flag("--interactive", interactive), self._fqrn])
+        where = f"{self._fqrn}/{path}" if path else self._fqrn
+        return self._json(["transaction", "--json", *_flag("--interactive", interactive), where])
+
+    @action("mount the repository again")
+    def mount(self):
+        """Mount the open interactive transaction in a container that was started again."""
+        self._run(["mount", self._fqrn])
+
+    @action("look at what was changed")
+    def worktree_changes(self):
+        """Return what the open interactive transaction has changed so far, as a dry run of publishing it."""
+        return self._json(["diff", "--json", "--worktree", self._fqrn])
 
     @action("publish")
     def publish(self, *, changes, transaction_id=None, dry_run=False, tag=None, tag_description=None, checksum=False):
@@ -135,7 +147,7 @@ class CvmfsServer:
         argv = ["check", "--json", *_flag("-i", integrity), *_option("-t", tag)]
         return self._json([*argv, self._fqrn], accept=(0, 1))
 
-    def _json(self, arguments, *, stdin=None, accept=(0,)):
+    def _run(self, arguments, *, stdin=None, accept=(0,)):
         completed = self._execute(
             ["cvmfs_server", *arguments],
             stdin=stdin,
@@ -144,6 +156,10 @@ class CvmfsServer:
         )
         if completed.rc not in accept or not completed.stdout.strip():
             raise CommandError(_reason(completed), completed)
+        return completed
+
+    def _json(self, arguments, **options):
+        completed = self._run(arguments, **options)
         try:
             return json.loads(completed.stdout)
         except ValueError:

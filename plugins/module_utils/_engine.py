@@ -20,6 +20,7 @@ import json
 import os
 import re
 import stat
+import sys
 import typing as t
 
 from ansible_collections.cvmfs.publishing.plugins.module_utils import _command
@@ -27,10 +28,10 @@ from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import Co
 
 SPOOL_DIR = "/var/spool/cvmfs"
 SECRETS_ROOT = "/etc/cvmfs"
-_INTERACTIVE_LABEL = "io.cvmfs.publishing.interactive"
+INTERACTIVE_LABEL = "io.cvmfs.publishing.interactive"
 # What mounting a repository takes, and editing files of any owner in it. It ends at the container's user namespace.
 _MOUNTING = [
-    *("--label", f"{_INTERACTIVE_LABEL}=true"),
+    *("--label", f"{INTERACTIVE_LABEL}=true"),
     *("--device", "/dev/fuse", "--security-opt", "apparmor=unconfined"),
     *("--cap-add", "SYS_ADMIN", "--cap-add", "CHOWN", "--cap-add", "DAC_OVERRIDE", "--cap-add", "FOWNER"),
     *("--cap-add", "FSETID", "--cap-add", "SETFCAP"),
@@ -95,12 +96,13 @@ class Difference:
 
 
 class Engine(abc.ABC):
-    """A container engine on this host. `run` is :func:`_command.run`, or a test's stand-in."""
+    """A container engine on this host. `run` and `attach` are those of :mod:`_command`, or a test's stand-ins."""
 
     name: str
 
-    def __init__(self, run=None):
+    def __init__(self, run=None, attach=None):
         self._run_command = run or _command.run
+        self._attach_command = attach or _command.attach
 
     # Containers
 
@@ -113,6 +115,12 @@ class Engine(abc.ABC):
         options = [*_exec_options(stdin, environment), *self._arguments(container)]
         argv = [self.name, "run", "--rm", *options, container.image, *command]
         return self._run_command(argv, stdin=stdin, stderr_path=stderr_path)
+
+    @action("run {command[0]} in a container of image {container.image}")
+    def run_attached(self, *, container: Container, command):
+        """Run `command` in a container that is gone afterwards, on this process's own streams; return its exit code."""
+        options = [*_attach_options(terminal=False), *self._arguments(container)]
+        return self._attach_command([self.name, "run", "--rm", *options, container.image, *command])
 
     @action("start container {container.name}")
     def start(self, *, container: Container):
@@ -138,6 +146,22 @@ class Engine(abc.ABC):
         """Run `command` in the running container `name`; return :class:`_command.Completed`, whatever its exit code."""
         argv = [self.name, "exec", *_exec_options(stdin, environment), name, *command]
         return self._run_command(argv, stdin=stdin, stderr_path=stderr_path)
+
+    def exec_attached(self, *, name, command, directory=None, environment=None):
+        """Run `command` in the running container `name`, on this process's own streams; return its exit code.
+
+        If these are a terminal, it has one, too.
+        """
+        is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+        options = [*_attach_options(terminal=is_terminal), *_exec_options(None, environment)]
+        if directory is not None:
+            options += ["-w", directory]
+        return self._attach_command([self.name, "exec", *options, name, *command])
+
+    @action("start container {name} again")
+    def restart(self, *, name):
+        """Start the container `name`, which has ended, with the scratch volume that it had."""
+        self._engine("start", name)
 
     def inspect(self, *, name):
         """Return the engine's description of container `name`, or None if there is none."""
@@ -165,7 +189,7 @@ class Engine(abc.ABC):
         if container.memory is not None:
             facts.append(("memory", host["Memory"], parse_size(container.memory)))
         labels = current["Config"].get("Labels") or {}
-        facts.append(("interactive", _INTERACTIVE_LABEL in labels, container.is_interactive))
+        facts.append(("interactive", INTERACTIVE_LABEL in labels, container.is_interactive))
         for label, value in sorted(container.labels.items()):
             facts.append((f"label {label}", labels.get(label), value))
         return [Difference(name, now, wanted) for name, now, wanted in facts if now != wanted]
@@ -283,8 +307,8 @@ class Docker(Engine):
 
     name = "docker"
 
-    def __init__(self, run=None, directory=None):
-        super().__init__(run)
+    def __init__(self, run=None, directory=None, attach=None):
+        super().__init__(run, attach)
         self._directory = directory or _docker_secrets_directory()
 
     @action("list the secrets in {0._directory}")
@@ -411,6 +435,10 @@ def _exec_options(stdin, environment):
     for name, value in sorted((environment or {}).items()):
         options += ["-e", f"{name}={value}"]  # settings; a secret never comes this way
     return options
+
+
+def _attach_options(*, terminal):
+    return ["-i", "-t"] if terminal else ["-i"]
 
 
 def _runtime_directory():

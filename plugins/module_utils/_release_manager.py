@@ -78,6 +78,7 @@ class ReleaseManager:
     stratum0_url: str
     engine: Engine
     template: Container
+    shell_image: str = None
     ca_path: str = None
     progress_path: str = None
 
@@ -111,6 +112,7 @@ class ReleaseManager:
                 facts["stratum0_url"],
                 engine(facts["engine"]),
                 container,
+                shell_image=facts.get("shell_image"),
                 ca_path=os.path.join(directory, ca_file) if ca_file else None,
                 progress_path=progress_path,
             )
@@ -127,13 +129,15 @@ class ReleaseManager:
     def container(self, sources=(), *, is_interactive=False):
         """Return the container that sees `sources`, paths on this host, below /source.
 
-        With `is_interactive`, it can mount the repository.
+        With `is_interactive`, it can mount the repository, and has the software environment that people work in.
         """
         names = ("server.conf", "client.conf")
         files = [
             Mount(os.path.join(self.config_dir, name), f"{CONFIGURATION_DIR}/{self.fqrn}/{name}") for name in names
         ]
         container = dataclasses.replace(self._base(), is_interactive=is_interactive)
+        if is_interactive and self.shell_image:
+            container = dataclasses.replace(container, image=self.shell_image)
         return container.with_mounts([*files, *(Mount(path, SOURCE_DIR + path) for path in sources)])
 
     def published(self):
@@ -224,10 +228,11 @@ class ReleaseManager:
         purpose = f"start or remove container {self.template.name}"
         return lock(path=os.path.join(self.config_dir, "lock"), purpose=purpose)
 
-    def begin(self, *, sources, is_interactive=False):
+    def begin(self, *, sources, is_interactive=False, path=""):
         """Open a transaction in a container that sees `sources`, and return its public description.
 
-        With `is_interactive`, the repository is mounted in the container at /cvmfs, to be edited in place.
+        With `is_interactive`, the repository is mounted in the container at /cvmfs, to be edited in place. With `path`,
+        nothing but what is below it may be changed.
 
         Occupied if there is one already, which is left alone.
         """
@@ -235,7 +240,7 @@ class ReleaseManager:
             self.refuse_strangers(self.open_transaction())
             self.ensure_container(container=self.container(sources, is_interactive=is_interactive))
             try:
-                return self.server().transaction(interactive=is_interactive)
+                return self.server().transaction(interactive=is_interactive, path=path)
             except BaseException as error:
                 if not self._is_somebody_elses(error):
                     self.remove_container()
@@ -266,6 +271,23 @@ class ReleaseManager:
             return None
         found = [item for item in self.server().list() if item["repository"] == self.fqrn]
         return found[0].get("transaction") if found else None
+
+    def resume(self):
+        """Return the transaction that is open in the container, which is started again if it has ended; or None.
+
+        After a power cut, the container's scratch volume has what was written in the transaction.
+        """
+        with self.lock():
+            state = self.engine.inspect(name=self.template.name)
+            has_ended = state is not None and not state["State"]["Running"]
+            if has_ended:
+                self.engine.restart(name=self.template.name)
+            current = self.open_transaction()
+            if has_ended and current is None:
+                self.remove_container()
+            elif has_ended and current["mount_point"]:
+                self.server().mount()
+            return current
 
     def is_busy(self):
         """Whether anybody has a transaction open, on this host or another. PublishingError."""

@@ -108,6 +108,11 @@ class Site:
         return self.directory / "config"
 
     @property
+    def command(self) -> pathlib.Path:
+        """Where the role installs the command for people."""
+        return self.directory / "bin" / "cvmfs-release-manager"
+
+    @property
     def keys(self) -> pathlib.Path:
         """What the controller keeps."""
         return self.directory / "keys"
@@ -122,6 +127,7 @@ class Site:
                 self.repository: {"s3": {"endpoint": self.endpoint, "bucket": self.repository, **self.s3}}
             },
             "s3_storage_radosgw_admin": RADOSGW_ADMIN,
+            "release_manager_command_path": str(self.command),
             "release_manager_config_dir": str(self.config),
             "release_manager_engine": self.engine,
             "release_manager_image": IMAGE,

@@ -31,7 +31,7 @@ def test_command(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
     commands = Commands(case["commands"])
-    engine = _engine.ENGINES[case["engine"]](commands)
+    engine = _engine.ENGINES[case["engine"]](commands, attach=lambda argv: commands(argv).rc)
     arguments = dict(case.get("arguments", {}))
     if "container" in arguments:
         arguments["container"] = container(arguments["container"])

@@ -1,0 +1,296 @@
+# Copyright: (c) 2026, the cvmfs.publishing authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""``cvmfs-release-manager``, for people and timers on a release manager's host. Private to the collection.
+
+The module ``cvmfs_host_command`` installs it, with all that it needs of the collection, as one file. It works as the
+modules do, and respects their transactions as they do its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import pwd
+import signal
+import sys
+
+from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError
+from ansible_collections.cvmfs.publishing.plugins.module_utils._interactive import Workplace
+from ansible_collections.cvmfs.publishing.plugins.module_utils._reader import timestamp
+from ansible_collections.cvmfs.publishing.plugins.module_utils._release_manager import (
+    ReleaseManager,
+    default_config_dir,
+    source_path,
+)
+
+PROGRAM = "cvmfs-release-manager"
+_LINGERING = "/var/lib/systemd/linger"
+
+
+def main(argv=None, *, config_dir=None):
+    """Be the command; return its exit code. `config_dir` is where the role has put the repositories' configuration."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
+    options = _parse(sys.argv[1:] if argv is None else argv)
+    options.config_dir = options.config_dir or config_dir or default_config_dir()
+    try:
+        return options.do(options) or 0
+    except PublishingError as error:
+        sys.stderr.write(f"{PROGRAM}: {error}\n")
+        return 1
+
+
+def _end(number, dummy_frame):
+    """Being an exception, it gives everything the chance to clean up."""
+    raise SystemExit(128 + number)
+
+
+def _parse(argv):
+    """Return what the arguments ask for. What follows ``--`` is a command for the container."""
+    own, command = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Work on CernVM-FS repositories whose release managers are containers of this host.",
+    )
+    parser.add_argument("--config-dir", metavar="DIR", help="where the role release_manager has put its configuration")
+    subcommands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    shell = _subcommand(subcommands, "shell", _shell, "open a transaction, and a shell with /cvmfs/FQRN writable")
+    _add_target(shell)
+    _add_sources(shell, "nothing")
+
+    attach = _subcommand(subcommands, "attach", _attach, "go on with the shell of an open transaction")
+    attach.add_argument("repository", metavar="FQRN")
+
+    run = _subcommand(
+        subcommands, "run", _run, "run a command in a transaction; publish if it succeeds, abort if it fails"
+    )
+    _add_target(run)
+    _add_sources(run, "the current directory, in which the command runs")
+    run.add_argument("-a", "--tag", help="name of the new revision")
+    run.add_argument("-m", "--message", metavar="TEXT", help="description of the tag")
+    run.usage = f"{PROGRAM} run [-h] [--source PATH]... [-a TAG] [-m TEXT] FQRN[/PATH] -- COMMAND..."
+
+    status = _subcommand(subcommands, "status", _status, "show revisions and open transactions")
+    status.add_argument("--json", action="store_true", help="print one JSON document")
+    status.add_argument("repository", nargs="?", metavar="FQRN", help="by default, all of this host")
+
+    abort = _subcommand(subcommands, "abort", _abort, "drop the open transaction with all that was changed in it")
+    abort.add_argument(
+        "-f", "--force", action="store_true", help="do not ask; break the lease of another host's transaction, too"
+    )
+    abort.add_argument("repository", metavar="FQRN")
+
+    server = _subcommand(subcommands, "server", _server, "run cvmfs_server SUBCOMMAND OPTIONS... FQRN in a container")
+    server.add_argument("repository", metavar="FQRN")
+    server.add_argument("arguments", nargs=argparse.REMAINDER, metavar="SUBCOMMAND [OPTIONS...]")
+
+    options = parser.parse_args(own)
+    options.command = command
+    if options.do is _run and not command:
+        run.error("say what to run: a command after --")
+    if options.do is _server and not options.arguments:
+        server.error("say which subcommand of cvmfs_server")
+    return options
+
+
+def _subcommand(subcommands, name, do, text):
+    parser = subcommands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.set_defaults(do=do)
+    return parser
+
+
+def _add_target(parser):
+    parser.add_argument(
+        "target", metavar="FQRN[/PATH]", help="repository; with a path, nothing but what is below it may be changed"
+    )
+
+
+def _add_sources(parser, default):
+    parser.add_argument(
+        "--source",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help=f"what to show of this host below /source, read-only; may be repeated (default: {default})",
+    )
+
+
+def _shell(options):
+    _need_terminal("Use run for scripts.")
+    fqrn, _slash, path = options.target.partition("/")
+    workplace = _workplace(options, fqrn)
+    _warn_of_logout()
+    workplace.open(path=path, sources=[source_path(source) for source in options.source])
+    workplace.shell()
+
+
+def _attach(options):
+    _need_terminal("Who is not at one can publish or abort with the playbooks.")
+    workplace = _workplace(options, options.repository)
+    workplace.attach()
+    workplace.shell()
+
+
+def _run(options):
+    fqrn, _slash, path = options.target.partition("/")
+    workplace = _workplace(options, fqrn)
+    sources = [source_path(source) for source in options.source]
+    directory = None
+    if not sources:
+        directory = os.getcwd()
+        if directory == "/":
+            raise PublishingError(
+                "The current directory is /, which no container may see", remedy="Change to another, or use --source."
+            )
+        sources = [directory]
+    workplace.open(path=path, sources=sources)
+    return workplace.run(options.command, directory=directory, tag=options.tag, description=options.message)
+
+
+def _status(options):
+    names = [options.repository] if options.repository else _configured(options.config_dir)
+    found = [_describe(_load(options, name)) for name in names]
+    if options.json:
+        _say(json.dumps({"repositories": found}, indent=2, sort_keys=True))
+    else:
+        for facts in found:
+            _say(_as_text(facts))
+        if not found:
+            _say(f"No repositories are configured in {options.config_dir}.")
+    return 1 if any(facts["error"] for facts in found) else 0
+
+
+def _describe(release_manager):
+    """Return what is known about a repository. Storage that is down must not hide what is open here."""
+    facts = dict.fromkeys(("revision", "published", "whitelist_expires", "whitelist_expired", "lease", "error"))
+    with release_manager.lock():
+        facts["transaction"] = release_manager.open_transaction()
+        facts["interrupted"] = facts["transaction"] is None and release_manager.has_container()
+    try:
+        published = release_manager.published()
+        manifest, lease = published.manifest(), published.lease()
+        facts["revision"] = manifest.revision
+        facts["published"] = timestamp(manifest.published)
+        whitelist = published.whitelist()
+        facts["whitelist_expires"] = whitelist.expires.isoformat()
+        facts["whitelist_expired"] = whitelist.is_expired()
+        if lease is not None:
+            facts["lease"] = {
+                "holder": lease.holder,
+                "transaction": lease.transaction,
+                "opened": timestamp(lease.acquired),
+                "expires": timestamp(lease.expires),
+            }
+    except PublishingError as error:
+        facts["error"] = str(error)
+    return {"repository": release_manager.fqrn, **facts}
+
+
+def _as_text(facts):
+    name = facts["repository"]
+    lines = [f"{name}: {facts['error']}"]
+    if not facts["error"]:
+        validity = "EXPIRED" if facts["whitelist_expired"] else "valid until"
+        lines = [
+            f"{name}: revision {facts['revision']} of {facts['published']}, whitelist {validity} "
+            f"{facts['whitelist_expires']}"
+        ]
+    transaction, lease = facts["transaction"], facts["lease"]
+    if transaction is not None:
+        kind = f"go on with it: {PROGRAM} attach {name}" if transaction["mount_point"] else "a playbook's"
+        lines.append(f"  transaction {transaction['id']} is open here since {transaction['opened']}; {kind}")
+    elif lease is not None:
+        lines.append(
+            f"  transaction {lease['transaction']} of {lease['holder']} is open elsewhere since {lease['opened']}; "
+            f"its lease ends at {lease['expires']} unless it is renewed"
+        )
+    elif facts["interrupted"]:
+        lines.append(f"  a transaction was interrupted here; go on with it: {PROGRAM} attach {name}")
+    return "\n".join(lines)
+
+
+def _abort(options):
+    release_manager = _load(options, options.repository)
+    fqrn = release_manager.fqrn
+    if release_manager.has_container():
+        question = f"All that was changed in the transaction on {fqrn} will be lost. Sure (yes, no)? "
+        if not options.force and _ask(question) != "yes":
+            return 1
+        # One that was interrupted can give its lease back, if it starts again.
+        with contextlib.suppress(PublishingError):
+            release_manager.resume()
+        with release_manager.lock():
+            release_manager.remove_container()
+        _say(f"Aborted the transaction on {fqrn}.")
+        return 0
+    lease = release_manager.published().lease()
+    if lease is None:
+        _say(f"No transaction is open on {fqrn}.")
+        return 0
+    if not options.force:
+        raise PublishingError(
+            f"Transaction {lease.transaction} on {fqrn} is open elsewhere: {lease.holder} holds the lease",
+            remedy="Ask there first. Then, --force breaks the lease.",
+        )
+    release_manager.server_once().abort(force=True)
+    _say(f"Broke the lease of {lease.holder} on {fqrn}.")
+    return 0
+
+
+def _server(options):
+    release_manager = _load(options, options.repository)
+    command = ["cvmfs_server", *options.arguments, *options.command, release_manager.fqrn]
+    return release_manager.engine.run_attached(container=release_manager.container(), command=command)
+
+
+def _workplace(options, fqrn):
+    return Workplace(_load(options, fqrn), say=_say, ask=_ask)
+
+
+def _load(options, fqrn):
+    """Return the release manager, whose containers are those of one user."""
+    release_manager = ReleaseManager.load(config_dir=options.config_dir, fqrn=fqrn)
+    owner = os.stat(release_manager.config_dir).st_uid
+    if os.geteuid() not in (0, owner):
+        name = "root" if owner == 0 else pwd.getpwuid(owner).pw_name
+        raise PublishingError(
+            f"The release manager of {fqrn} is not yours", remedy=f"Become {name}, for example with sudo --user={name}."
+        )
+    return release_manager
+
+
+def _configured(config_dir):
+    """Return the repositories that the role has configured."""
+    found = os.listdir(config_dir) if os.path.isdir(config_dir) else []
+    return sorted(name for name in found if os.path.exists(os.path.join(config_dir, name, "release-manager.json")))
+
+
+def _need_terminal(remedy):
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise PublishingError("This needs a terminal", remedy=remedy)
+
+
+def _warn_of_logout():
+    """systemd ends what an ordinary user has left, containers as well, unless the user may linger."""
+    if os.geteuid() == 0 or not os.path.isdir("/run/systemd/system"):
+        return
+    name = pwd.getpwuid(os.geteuid()).pw_name
+    if not os.path.exists(os.path.join(_LINGERING, name)):
+        _say(f"Warning: the transaction will not outlive your login. As root, run: loginctl enable-linger {name}")
+
+
+def _say(text):
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _ask(question):
+    """Ask the person at the terminal; the answer is empty if there is none any more."""
+    sys.stdout.write(question)
+    sys.stdout.flush()
+    return sys.stdin.readline().strip()
