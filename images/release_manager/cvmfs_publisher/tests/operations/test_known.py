@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
 import pytest
 
 from cvmfs_publisher.changes.change_set import ChangeSet
+from cvmfs_publisher.content import Compression
 from cvmfs_publisher.operations.check import check
 from cvmfs_publisher.operations.environment import Environment
 from cvmfs_publisher.operations.mkfs import MkfsOptions, mkfs
@@ -64,3 +66,26 @@ def test_small_publish_looks_at_nothing(environment: Environment, tmp_path: Path
     (release / "file").write_text("some text")
     assert publish(environment, release, "sw/1.0").new_objects == 1
     assert publish(environment, release, "sw/1.1").new_objects == 1
+
+
+@pytest.mark.parametrize("count", [1, 1000], ids=["small", "large"])
+def test_grafted_files_are_not_known(environment: Environment, tmp_path: Path, count: int) -> None:
+    """Their data may come later, at the same path or another one."""
+    release = tmp_path / "release"
+    release.mkdir()
+    for number in range(count):
+        data = f"file {number}".encode()
+        (release / f"{number}").touch()
+        checksum = hashlib.sha1(Compression.NONE.compress(data)).hexdigest()  # noqa: S324
+        (release / f".cvmfsgraft-{number}").write_text(f"size={len(data)}\nchecksum={checksum}\ncompression=none\n")
+    publish(environment, release, "sw/1.0")
+    assert len(check(environment, NAME, integrity=True).problems) == count
+
+    for number in range(count):
+        (release / f".cvmfsgraft-{number}").unlink()
+        (release / f"{number}").write_text(f"file {number}")
+    options = PublishOptions(compression="none")
+    for base_dir in ("sw/1.0", "sw/1.1"):
+        changes = ChangeSet.of_ingest(source=str(release), base_dir=base_dir, delete=[], mirror=True)
+        assert ingest(environment, NAME, changes, options).new_objects == count
+    assert check(environment, NAME, integrity=True).problems == []

@@ -233,6 +233,7 @@ class Merge:
             grafted.size = graft.size
             grafted.link_group = None
             grafted.content = graft.content(options.compression, external=options.external, direct_io=options.direct_io)
+            self._report.grafts += not options.external
 
     def _graft_text(self, place: bytes, entry: SourceEntry) -> bytes:
         content = entry.content

@@ -105,6 +105,7 @@ class ChangeReport:
     :param new_objects: objects that went to the store
     :param uploaded_bytes: of these objects
     :param known_objects: objects that the store had already
+    :param grafts: files that are only described, by data that the store should have
     :param warnings: what was left out or published in another form, for people
     """
 
@@ -116,6 +117,7 @@ class ChangeReport:
     new_objects: int = 0
     uploaded_bytes: int = 0
     known_objects: int = 0
+    grafts: int = 0
     warnings: list[str] = field(default_factory=list)
 
     def modify(self, path: _Path, old: Counted, new: Counted) -> None:

@@ -6,7 +6,8 @@ around the place that is published to say what the store has already, without a 
 looked at once there is enough to upload to make it worth while: the cost of a small publish must not depend on the
 repository's size.
 
-Objects of the current revision are safe from garbage collection.
+Objects of the current revision are safe from garbage collection. They are in the store, but for those of grafted files,
+which need not be there yet: where files have been grafted, nothing is taken for known.
 """
 
 from __future__ import annotations
@@ -34,9 +35,13 @@ class KnownObjects:
     :param root: the current revision's root catalog
     :param changes: what is to be published
     :param scratch: room for catalogs
+    :param are_stored: whether what the revision refers to is certain to be in the store
     """
 
-    def __init__(self, store: ObjectStore, root: ContentHash, changes: ChangeSet, scratch: Path) -> None:
+    def __init__(
+        self, store: ObjectStore, root: ContentHash, changes: ChangeSet, scratch: Path, *, are_stored: bool
+    ) -> None:
+        self._are_stored = are_stored
         self._store = store
         self._root = root
         self._directories = {parent(change.base_dir) for change in changes.changes if isinstance(change, Content)}
@@ -53,6 +58,8 @@ class KnownObjects:
         self._chunks.update(chunk.hash.digest for chunk in content.chunks)
 
     def __call__(self, content_hash: ContentHash) -> bool:
+        if not self._are_stored:
+            return False
         # Only one thread gets to see this number, and loads; the others go on uploading meanwhile.
         if next(self._asked) == _WORTH_LOOKING:
             self._load()

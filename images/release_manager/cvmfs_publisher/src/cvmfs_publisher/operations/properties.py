@@ -15,6 +15,9 @@ from ..repository.manifest import DEFAULT_TTL
 REQUIREMENT = "voms_authz"
 """The root catalog's property with the membership requirement, which clients give to an authorization helper."""
 
+GRAFTS = "cvmfs_publishing_grafts"
+"""The root catalog's property which says that there may be grafted files, whose data nobody has seen in the store."""
+
 
 def with_settings(manifest: Manifest, settings: ServerConfig) -> Manifest:
     """Return the manifest with what the configuration asks for; what it leaves open stays as it is."""
@@ -24,6 +27,11 @@ def with_settings(manifest: Manifest, settings: ServerConfig) -> Manifest:
         garbage_collectable=settings.flag("CVMFS_GARBAGE_COLLECTION", default=manifest.garbage_collectable),
         has_alt_catalog_path=settings.flag("CVMFS_CATALOG_ALT_PATHS", default=manifest.has_alt_catalog_path),
     )
+
+
+def has_grafts(tree: WritableCatalogTree) -> bool:
+    """Say whether files have been grafted since the repository was made, by this publisher."""
+    return GRAFTS in tree.catalog(ROOT).properties()
 
 
 def requirement_of(tree: WritableCatalogTree) -> str | None:
@@ -52,13 +60,16 @@ def choose_requirement(current: str | None, settings: ServerConfig, authz_file: 
         ) from None
 
 
-def set_properties(tree: WritableCatalogTree, ttl: int, requirement: str | None) -> None:
-    """Write into the root catalog what clients look for there.
+def set_properties(tree: WritableCatalogTree, ttl: int, requirement: str | None, *, grafted: bool = False) -> None:
+    """Write into the root catalog what clients and the next publishes look for there.
 
     :param ttl: seconds
+    :param grafted: whether the revision grafts files; once it is known, it stays
     """
     root = tree.catalog(ROOT)
     if (root.ttl or DEFAULT_TTL) != ttl:
         tree.set_root_property("TTL", str(ttl))
     if root.properties().get(REQUIREMENT) != requirement:
         tree.set_root_property(REQUIREMENT, requirement)
+    if grafted and not has_grafts(tree):
+        tree.set_root_property(GRAFTS, "true")

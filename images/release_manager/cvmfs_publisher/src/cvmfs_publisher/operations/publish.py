@@ -30,7 +30,7 @@ from .environment import Environment
 from .gc import automatic, collect_if_due
 from .hooks import Hook, call_hook
 from .known import KnownObjects
-from .properties import choose_requirement, requirement_of, set_properties, with_settings
+from .properties import choose_requirement, has_grafts, requirement_of, set_properties, with_settings
 from .revision import commit_catalogs, commit_history, hash_algorithm
 from .snapshots import are_outdated, settle, update_snapshots
 from .statistics import PublishStatistics, print_list, record
@@ -167,8 +167,10 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
         warnings = _doubts(settings, options)
         with kept_alive(lease) as keeper, environment.scratch(settings) as scratch:
             timestamp = int(time.time())
-            known = KnownObjects(repository.store, root_of(session), changes, scratch)
             with WritableCatalogTree(repository.store, root_of(session), scratch) as tree:
+                known = KnownObjects(
+                    repository.store, root_of(session), changes, scratch, are_stored=not has_grafts(tree)
+                )
                 with (
                     show_progress(f"Publishing {name}") as progress,
                     _pipeline(
@@ -195,7 +197,7 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
                 )
                 if changed:
                     sizes: list[int] = []
-                    set_properties(tree, manifest.ttl, requirement)
+                    set_properties(tree, manifest.ttl, requirement, grafted=report.grafts > 0)
                     if checkout is not None:
                         manifest, tagged = _commit_to_branch(
                             repository, tree, history, settings, options, checkout, timestamp, scratch, sizes
