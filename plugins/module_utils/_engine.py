@@ -75,6 +75,11 @@ class Container:
     image: str
     network: t.Optional[str] = None
     memory: t.Optional[str] = None
+    cpus: t.Optional[str] = None
+    pids_limit: t.Optional[int] = None
+    log_driver: t.Optional[str] = None
+    log_options: dict = dataclasses.field(default_factory=dict)
+    environment: dict = dataclasses.field(default_factory=dict)
     mounts: tuple = ()
     secrets: dict = dataclasses.field(default_factory=dict)
     labels: dict = dataclasses.field(default_factory=dict)
@@ -96,13 +101,18 @@ class Difference:
 
 
 class Engine(abc.ABC):
-    """A container engine on this host. `run` and `attach` are those of :mod:`_command`, or a test's stand-ins."""
+    """A container engine on this host, of the calling user or, for root, of `user`.
+
+    `run` and `attach` are those of :mod:`_command`, or a test's stand-ins.
+    """
 
     name: str
 
-    def __init__(self, run=None, attach=None):
-        self._run_command = run or _command.run
-        self._attach_command = attach or _command.attach
+    def __init__(self, run=None, attach=None, user=None):
+        options = {"user": user} if user is not None else {}
+        self._run_command = functools.partial(run or _command.run, **options)
+        self._attach_command = functools.partial(attach or _command.attach, **options)
+        self._uid = os.geteuid() if user is None else _command.user_id(user)
 
     # Containers
 
@@ -188,8 +198,17 @@ class Engine(abc.ABC):
             facts.append(("network", host["NetworkMode"], container.network))
         if container.memory is not None:
             facts.append(("memory", host["Memory"], parse_size(container.memory)))
+        if container.cpus is not None:
+            facts.append(("cpus", host["NanoCpus"], round(float(container.cpus) * 1e9)))
+        if container.pids_limit is not None:
+            facts.append(("pids_limit", host["PidsLimit"], container.pids_limit))
+        if container.log_driver is not None:
+            facts.append(("log_driver", host["LogConfig"]["Type"], container.log_driver))
         labels = current["Config"].get("Labels") or {}
         facts.append(("interactive", INTERACTIVE_LABEL in labels, container.is_interactive))
+        environment = dict(line.split("=", 1) for line in current["Config"].get("Env") or [])
+        for name, value in sorted(container.environment.items()):
+            facts.append((f"environment {name}", environment.get(name), value))
         for label, value in sorted(container.labels.items()):
             facts.append((f"label {label}", labels.get(label), value))
         return [Difference(name, now, wanted) for name, now, wanted in facts if now != wanted]
@@ -233,7 +252,7 @@ class Engine(abc.ABC):
     @property
     def _capabilities(self):
         """The right to read everybody's sources; it exists only where the container's root is the host's root."""
-        return ["--cap-add", "DAC_READ_SEARCH"] if os.geteuid() == 0 else []
+        return ["--cap-add", "DAC_READ_SEARCH"] if self._uid == 0 else []
 
     @property
     def _identity(self):
@@ -251,8 +270,9 @@ class Engine(abc.ABC):
         argv += ["-v", SPOOL_DIR]
         if container.network is not None:
             argv += ["--network", container.network]
-        if container.memory is not None:
-            argv += ["--memory", container.memory]
+        argv += _limits(container)
+        for name, value in sorted(container.environment.items()):
+            argv += ["--env", f"{name}={value}"]
         for label, value in sorted(container.labels.items()):
             argv += ["--label", f"{label}={value}"]
         for mount in container.mounts:
@@ -307,8 +327,8 @@ class Docker(Engine):
 
     name = "docker"
 
-    def __init__(self, run=None, directory=None, attach=None):
-        super().__init__(run, attach)
+    def __init__(self, run=None, directory=None, attach=None, user=None):
+        super().__init__(run, attach, user)
         self._directory = directory or _docker_secrets_directory()
 
     @action("list the secrets in {0._directory}")
@@ -400,9 +420,16 @@ def _short(fqrn):
 ENGINES = {"podman": Podman, "docker": Docker}
 
 
-def engine(name) -> Engine:
-    """Return the engine called `name`."""
-    return ENGINES[name]()
+def engine(name, user=None) -> Engine:
+    """Return the engine called `name`: of the calling user or, for root, of `user`. PublishingError."""
+    if user is None or os.geteuid() == _command.user_id(user):
+        return ENGINES[name]()
+    if os.geteuid() != 0:
+        raise PublishingError(
+            f"The containers are those of {user}, and so only {user} and root can use them",
+            remedy=f"Become root or {user}.",
+        )
+    return ENGINES[name](user=user)
 
 
 def parse_size(text):
@@ -428,6 +455,19 @@ def file_system_type(path, mounts="/proc/self/mounts"):
             if inside and len(point) >= len(best):
                 best, kind = point, found
     return kind
+
+
+def _limits(container):
+    limits = [
+        ("--memory", container.memory),
+        ("--cpus", container.cpus),
+        ("--pids-limit", container.pids_limit),
+        ("--log-driver", container.log_driver),
+    ]
+    argv = [word for option, value in limits if value is not None for word in (option, str(value))]
+    for name, value in sorted(container.log_options.items()):
+        argv += ["--log-opt", f"{name}={value}"]
+    return argv
 
 
 def _exec_options(stdin, environment):

@@ -58,6 +58,8 @@ READER_ARGUMENT_SPEC = {
 }
 
 
+# What a role of an earlier version has not written.
+_LATER_FACTS = ("cpus", "pids_limit", "log_driver", "log_options", "environment")
 _ENGINE_FAILURES = 125  # exit codes from there on are the engine's own, or signals
 
 
@@ -71,7 +73,10 @@ class NotConfigured(PublishingError):
 
 @dataclasses.dataclass(frozen=True)
 class ReleaseManager:
-    """The release manager of the repository `fqrn`. `config_dir` is the directory of the one repository."""
+    """The release manager of the repository `fqrn`. `config_dir` is the directory of the one repository.
+
+    `masterkey_secret` is the engine's secret with the master key, where the site has decided to have it on this host.
+    """
 
     fqrn: str
     config_dir: str
@@ -80,6 +85,7 @@ class ReleaseManager:
     template: Container
     shell_image: str = None
     ca_path: str = None
+    masterkey_secret: str = None
     progress_path: str = None
 
     @classmethod
@@ -102,6 +108,7 @@ class ReleaseManager:
                 image=facts["image"],
                 network=facts["network"],
                 memory=facts["memory"],
+                **{name: facts[name] for name in _LATER_FACTS if facts.get(name) is not None},
                 secrets=facts["secrets"],
                 labels={**facts["labels"], REPOSITORY_LABEL: fqrn},
             )
@@ -110,10 +117,11 @@ class ReleaseManager:
                 fqrn,
                 directory,
                 facts["stratum0_url"],
-                engine(facts["engine"]),
+                engine(facts["engine"], facts.get("user")),
                 container,
                 shell_image=facts.get("shell_image"),
                 ca_path=os.path.join(directory, ca_file) if ca_file else None,
+                masterkey_secret=facts.get("masterkey_secret"),
                 progress_path=progress_path,
             )
         except FileNotFoundError:
@@ -218,6 +226,15 @@ class ReleaseManager:
                 self.engine.remove_secret(name=name)
             except PublishingError as error:
                 warn(f"{error} The master key of {self.fqrn} is still in that secret: remove it by hand.")
+
+    def signing_secrets(self):
+        """Return the secrets with which a container can sign whitelists on this host. PublishingError."""
+        if self.masterkey_secret is None:
+            raise PublishingError(
+                f"The master key of {self.fqrn} is not on this host, and nobody can sign the whitelist without it",
+                remedy="Run the playbook cvmfs.publishing.resign where the key is: it hands the key out for a moment.",
+            )
+        return {f"keys/{self.fqrn}.masterkey": self.masterkey_secret}
 
     def lock(self):
         """Hold this host's lock for starting and removing the container. PublishingError after a minute.

@@ -38,6 +38,10 @@ options:
     type: str
     choices: [podman, docker]
     default: podman
+  user:
+    description:
+      - The user of the host whose engine it is, if this is root. By default it is the one who runs the module.
+    type: str
   repository:
     description:
       - The fully qualified name of the repository that the secret is for.
@@ -131,6 +135,7 @@ def full_name(repository, name, value):
 class Secret(PublishingModule):
     argument_spec = dict(
         engine=dict(type="str", choices=["podman", "docker"], default="podman"),
+        user=dict(type="str"),
         repository=dict(type="str", required=True, aliases=["fqrn"]),
         name=dict(type="str"),
         value=dict(type="str", no_log=True),
@@ -140,7 +145,7 @@ class Secret(PublishingModule):
     module_options = dict(required_if=[("state", "present", ("name", "value"))])
 
     def execute(self):
-        self.engine = engine(self.params["engine"])
+        self.engine = engine(self.params["engine"], self.params["user"])
         current = sorted(name for name in self.engine.secrets() if is_secret_of(self.params["repository"], name))
         self.before = {"secrets": current}
         if self.params["state"] == "present":

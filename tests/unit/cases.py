@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Test cases as data: what goes in, which commands are expected and what they answer, and what comes out.
 
-A case in a YAML file has an `id`; `commands`, a list of {argv, stdin, rc, out, err} in the order in which they are
-expected, with rc 0 and no output by default; and what the test that reads the file wants besides.
+A case in a YAML file has an `id`; `commands`, a list of {argv, stdin, user, rc, out, err} in the order in which they
+are expected, with the caller as user, rc 0 and no output by default; and what the test that reads the file wants
+besides.
 """
 
 from __future__ import annotations
@@ -31,11 +32,17 @@ class Commands:
         self._expected = list(expected)
 
     def __call__(
-        self, argv: list[str], *, stdin: str | None = None, stderr_path: str | None = None
+        self,
+        argv: list[str],
+        *,
+        stdin: str | None = None,
+        stderr_path: str | None = None,
+        user: str | None = None,
     ) -> _command.Completed:
         assert self._expected, f"no command was expected any more, but there came {argv}"
         command = self._expected.pop(0)
         assert argv == [str(word) for word in command["argv"]]
+        assert user == command.get("user")
         wanted = command.get("stdin")
         assert (stdin if wanted is None or isinstance(wanted, str) else json.loads(stdin or "")) == wanted
         err = command.get("err", "")

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import os
 import pathlib
+import pwd
 import stat
 from typing import Any
 
 import pytest
-from ansible_collections.cvmfs.publishing.plugins.module_utils import _engine
+from ansible_collections.cvmfs.publishing.plugins.module_utils import _command, _engine
 from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError
 from cases import Case, Commands, load
 
@@ -31,7 +32,10 @@ def test_command(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
     commands = Commands(case["commands"])
-    engine = _engine.ENGINES[case["engine"]](commands, attach=lambda argv: commands(argv).rc)
+    monkeypatch.setattr(_command, "user_id", {"service": 1000}.__getitem__)
+    engine = _engine.ENGINES[case["engine"]](
+        commands, attach=lambda argv, **options: commands(argv, **options).rc, user=case.get("user")
+    )
     arguments = dict(case.get("arguments", {}))
     if "container" in arguments:
         arguments["container"] = container(arguments["container"])
@@ -47,6 +51,49 @@ def test_command(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
         if "result" in case:
             assert result == case["result"]
     commands.finish()
+
+
+class TestServiceUser:
+    """The engine of another user."""
+
+    def test_root_uses_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        seen: list[dict[str, Any]] = []
+        monkeypatch.setattr(_command, "run", lambda _argv, **options: seen.append(options))
+        _engine.engine("podman", "nobody").exec(name="rm", command=["true"])
+        assert seen == [{"stdin": None, "stderr_path": None, "user": "nobody"}]
+
+    def test_users_use_their_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(os, "geteuid", lambda: pwd.getpwnam("nobody").pw_uid)
+        seen: list[dict[str, Any]] = []
+        monkeypatch.setattr(_command, "run", lambda _argv, **options: seen.append(options))
+        _engine.engine("podman", "nobody").exec(name="rm", command=["true"])
+        assert seen == [{"stdin": None, "stderr_path": None}]
+
+    def test_strangers_do_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(os, "geteuid", lambda: 4711)
+        with pytest.raises(PublishingError, match="only nobody and root can use them"):
+            _engine.engine("podman", "nobody")
+
+    def test_there_is_no_such_user(self) -> None:
+        with pytest.raises(PublishingError, match="This host has no user no-such-user"):
+            _engine.engine("podman", "no-such-user")
+
+    def test_command_gets_the_users_identity_and_nothing_of_the_environment(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if os.geteuid():
+            pytest.skip("only root runs commands for others")
+        monkeypatch.setenv("OF_ROOT", "1")
+        account = pwd.getpwnam("nobody")
+        done = _command.run(["sh", "-c", "id -u; id -G; pwd; env"], user="nobody")
+        uid, groups, directory, *environment = done.stdout.splitlines()
+        assert (int(uid), directory) == (account.pw_uid, "/")
+        assert groups == str(account.pw_gid)
+        assert {line.partition("=")[0] for line in environment} - {"PWD"} == {
+            *("HOME", "LOGNAME", "PATH", "USER", "XDG_RUNTIME_DIR")
+        }
+        assert f"XDG_RUNTIME_DIR=/run/user/{account.pw_uid}" in environment
 
 
 class TestDockerSecrets:
