@@ -137,9 +137,30 @@ class CvmfsServer:
         return self._json([*argv, *_flag("--only", only), self._fqrn])
 
     @action("sign the current revision again")
-    def resign_manifest(self):
-        """Sign the manifest of the current revision with the host's repository key."""
-        return self._json(["resign", "--json", "-p", self._fqrn])
+    def resign_manifest(self, *, force=False):
+        """Sign the manifest of the current revision with the host's repository key.
+
+        With `force`, even if the whitelist does not list the certificate that has signed it.
+        """
+        return self._json(["resign", "--json", "-p", *_flag("-f", force), self._fqrn])
+
+    @action("roll the repository back")
+    def rollback(self, *, tag=None):
+        """Publish a tag's content, or by default that of the revision before the newest, as a new revision."""
+        return self._json(["rollback", "--json", "-f", *_option("-t", tag), self._fqrn])
+
+    @action("collect the garbage")
+    def gc(self, *, revisions=None, newer_than=None, orphans=False, orphans_before=None, dry_run=False):
+        """Delete what no preserved revision needs, or only say how much that is; return the counts."""
+        argv = ["gc", "--json", "-f", *_flag("-d", dry_run)]
+        argv += _option("-r", str(revisions) if revisions is not None else None) + _option("-t", newer_than)
+        argv += _flag("--orphans", orphans) + _option("--orphans-before", orphans_before)
+        return self._json([*argv, self._fqrn])
+
+    @action("remove the repository")
+    def rmfs(self):
+        """Delete everything that the repository has in its storage; return how many objects that were."""
+        return self._json(["rmfs", "--json", "-f", "--delete-storage", self._fqrn])
 
     @action("check the repository")
     def check(self, *, integrity=False, tag=None):

@@ -8,14 +8,17 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: cvmfs_repository
-short_description: Create a CernVM-FS repository in its bucket
+short_description: Create, change or remove a CernVM-FS repository in its bucket
 version_added: 0.1.0
 description:
   - Ensures that a repository exists in its S3 bucket, created with the keys that are given and with the options of its
     C(server.conf).
   - A repository that exists is never overwritten. It is verified to be signed with these keys, and anything else is
     refused.
-  - Creation runs in a container that is gone afterwards.
+  - Where C(CVMFS_REPOSITORY_TTL) or C(CVMFS_GARBAGE_COLLECTION) of C(server.conf) are others than its manifest says, a
+    revision is published that has nothing else new. Other settings need no revision of their own. If a transaction is
+    open, the change is left to its publish, with a warning.
+  - Everything runs in a container that is gone afterwards.
 author:
   - The cvmfs.publishing authors (@cvmfs)
 extends_documentation_fragment:
@@ -28,6 +31,20 @@ attributes:
   diff_mode:
     support: full
 options:
+  state:
+    description:
+      - V(present) ensures that the repository exists, and is as C(server.conf) says.
+      - V(absent) deletes all that it has in the bucket, for good. The keys, the bucket and the configuration of the
+        host stay. No transaction may be open. It needs O(confirm).
+    type: str
+    choices: [present, absent]
+    default: present
+    version_added: 0.2.0
+  confirm:
+    description:
+      - The name of the repository once more, for O(state=absent).
+    type: str
+    version_added: 0.2.0
   masterkey:
     description:
       - The master key of the repository, in PEM form.
@@ -51,13 +68,23 @@ EXAMPLES = r"""
   no_log: true
   vars:
     ansible_pipelining: true
+
+- name: Remove a repository for good
+  cvmfs.publishing.cvmfs_repository:
+    repository: old.example.org
+    state: absent
+    confirm: old.example.org
 """
 
 RETURN = r"""
 created:
   description: Whether the repository was created, or would be.
-  returned: success
+  returned: O(state=present)
   type: bool
+removed_objects:
+  description: How many objects were deleted.
+  returned: O(state=absent), but not in check mode
+  type: int
 url:
   description: Where everybody can read the repository.
   returned: success, unless check mode predicts that the host is to be prepared first
@@ -65,23 +92,24 @@ url:
   sample: https://s3.example.org/software/software.example.org
 revision:
   description: The newest revision.
-  returned: the repository exists
+  returned: the repository exists, or existed
   type: int
 root_hash:
   description: The hash of the root catalog.
-  returned: the repository exists
+  returned: the repository exists, or existed
   type: str
 whitelist_expires:
   description: Until when clients trust the repository, if its whitelist is not signed again.
-  returned: the repository exists
+  returned: the repository exists, or existed
   type: str
   sample: "2026-12-24T18:00:00+00:00"
 whitelist_expired:
   description: Whether clients already refuse it.
-  returned: the repository exists
+  returned: the repository exists, or existed
   type: bool
 """
 
+from ansible_collections.cvmfs.publishing.plugins.module_utils import _repository
 from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError
 from ansible_collections.cvmfs.publishing.plugins.module_utils._http import ObjectMissing
 from ansible_collections.cvmfs.publishing.plugins.module_utils._manifest import VerificationError, WhitelistExpired
@@ -92,8 +120,6 @@ from ansible_collections.cvmfs.publishing.plugins.module_utils._module import (
 )
 from ansible_collections.cvmfs.publishing.plugins.module_utils._release_manager import (
     ARGUMENT_SPEC,
-    KEYS_DIR,
-    S3_DIR,
     NotConfigured,
     ReleaseManager,
 )
@@ -101,26 +127,34 @@ from ansible_collections.cvmfs.publishing.plugins.module_utils._release_manager 
 
 class RepositoryModule(PublishingModule):
     argument_spec = dict(
+        state=dict(type="str", choices=["present", "absent"], default="present"),
+        confirm=dict(type="str"),
         masterkey=dict(type="str", no_log=True),
         owner=dict(type="str"),
         **ARGUMENT_SPEC,
     )
 
     def execute(self):
+        is_wanted = self.params["state"] == "present"
+        if not is_wanted and self.params["confirm"] != self.params["repository"]:
+            raise PublishingError(
+                f"Repository {self.params['repository']} would be removed for good",
+                remedy="If that is meant, give its name once more in confirm.",
+            )
         try:
             self.release_manager = ReleaseManager.of_params(self.params)
         except NotConfigured:
-            if not self.check_mode:
+            if not (self.check_mode and is_wanted):
                 raise
             self._predict_all()
             return
         self.result["url"] = self.release_manager.stratum0_url
-        exists = self._look()
-        self.result["created"] = not exists
-        self.before = {"state": "present" if exists else "absent"}
-        self.after = {"state": "present"}
-        if not exists:
-            self._create()
+        manifest = self._look()
+        self.before = _describe(manifest)
+        if is_wanted:
+            self._ensure_present(manifest)
+        else:
+            self._ensure_absent(manifest)
 
     def _predict_all(self):
         """Predict a new repository.
@@ -132,7 +166,7 @@ class RepositoryModule(PublishingModule):
         self.after = {"state": "present"}
 
     def _look(self):
-        """Return whether the repository exists, and put what it says into the result.
+        """Return the manifest, or None if there is no repository, and put what it says into the result.
 
         PublishingError if it is not ours.
         """
@@ -141,7 +175,7 @@ class RepositoryModule(PublishingModule):
         try:
             manifest = published.manifest()
         except ObjectMissing:
-            return False
+            return None
         try:
             published.revision()
         except WhitelistExpired:
@@ -157,7 +191,40 @@ class RepositoryModule(PublishingModule):
             whitelist_expires=published.whitelist().expires.isoformat(),
             whitelist_expired=expired,
         )
-        return True
+        return manifest
+
+    def _ensure_present(self, manifest):
+        self.result["created"] = manifest is None
+        self.after = {**_describe(manifest), "state": "present", **_repository.wanted_properties(self.release_manager)}
+        if manifest is None:
+            self._create()
+        elif self.after != self.before:
+            if self.release_manager.is_busy():
+                self.after = self.before
+                self.module.warn(
+                    f"A transaction is open on {self.release_manager.fqrn}: what was changed in server.conf holds from "
+                    "the next publish on."
+                )
+            else:
+                self._change()
+
+    def _ensure_absent(self, manifest):
+        self.after = _describe(None)
+        if manifest is not None:
+            self._remove()
+        elif not self.check_mode:
+            self.result["removed_objects"] = 0
+
+    @trigger_change
+    @skip_if_check_mode
+    def _change(self):
+        report = _repository.publish_properties(self.release_manager)
+        self.result.update(revision=report["revision"], root_hash=report["root_hash"])
+
+    @trigger_change
+    @skip_if_check_mode
+    def _remove(self):
+        self.result["removed_objects"] = _repository.remove(self.release_manager, warn=self.module.warn)
 
     @trigger_change
     @skip_if_check_mode
@@ -165,25 +232,19 @@ class RepositoryModule(PublishingModule):
         fqrn = self.release_manager.fqrn
         if not self.params["masterkey"]:
             raise PublishingError(f"Repository {fqrn} does not exist, and cannot be created without masterkey")
-        settings = self.release_manager.settings()
-        with self.release_manager.masterkey(self.params["masterkey"], warn=self.module.warn) as secret:
-            server = self.release_manager.server_once(extra_secrets=secret, without_configuration=True)
-            server.mkfs(
-                stratum0_url=self.release_manager.stratum0_url.rpartition("/")[0],
-                s3_config=f"{S3_DIR}/{fqrn}.conf",
-                keychain=KEYS_DIR,
-                owner=self.params["owner"],
-                hash_algorithm=settings.get("CVMFS_HASH_ALGORITHM"),
-                compression=settings.get("CVMFS_COMPRESSION_ALGORITHM"),
-                auto_tag=settings.get("CVMFS_AUTO_TAG") != "false",
-                auto_tag_timespan=settings.get("CVMFS_AUTO_TAG_TIMESPAN"),
-                garbage_collectable=settings.get("CVMFS_GARBAGE_COLLECTION") == "true",
-            )
-        if not self._look():
+        keys = dict(masterkey=self.params["masterkey"], owner=self.params["owner"])
+        _repository.create(self.release_manager, **keys, warn=self.module.warn)
+        if self._look() is None:
             raise PublishingError(
                 f"Repository {fqrn} was created, but {self.release_manager.stratum0_url} does not show it",
                 remedy="Is the URL the one of the bucket in s3.conf?",
             )
+
+
+def _describe(manifest):
+    if manifest is None:
+        return {"state": "absent"}
+    return {"state": "present", **_repository.properties(manifest)}
 
 
 def main():

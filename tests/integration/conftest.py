@@ -69,6 +69,8 @@ class Site:
     endpoint: str
     s3: dict[str, Any] = dataclasses.field(default_factory=dict)
     "What is said about the storage besides endpoint and bucket."
+    server: dict[str, Any] = dataclasses.field(default_factory=dict)
+    "What is said in server.conf besides the defaults."
 
     @property
     def access_key(self) -> str:
@@ -124,7 +126,10 @@ class Site:
             "ansible_python_interpreter": sys.executable,
             "cvmfs_keys_dir": str(self.keys),
             "cvmfs_repositories": {
-                self.repository: {"s3": {"endpoint": self.endpoint, "bucket": self.repository, **self.s3}}
+                self.repository: {
+                    "s3": {"endpoint": self.endpoint, "bucket": self.repository, **self.s3},
+                    "server": self.server,
+                }
             },
             "s3_storage_radosgw_admin": RADOSGW_ADMIN,
             "release_manager_command_path": str(self.command),
@@ -212,11 +217,13 @@ def running_site(
     *,
     endpoint: str | None = None,
     s3: dict[str, Any] | None = None,
+    server: dict[str, Any] | None = None,
     **variables: Any,
 ) -> Iterator[Site]:
     """Have a site with an empty repository, for as long as the context lasts.
 
-    `endpoint` is the storage by another way, `s3` what is said about it besides, `variables` are for the inventory.
+    `endpoint` is the storage by another way, `s3` what is said about it besides, `server` is for server.conf, and
+    `variables` are for the inventory.
     """
     if "CVMFS_TEST_S3_ENDPOINT" not in os.environ:
         pytest.skip("CVMFS_TEST_S3_ENDPOINT is not set: there is no S3 storage to test with")
@@ -227,7 +234,7 @@ def running_site(
     link.parent.mkdir(parents=True)
     link.symlink_to(ROOT)
     repository = f"test-{uuid.uuid4().hex[:12]}.example.org"
-    site = Site(directory, repository, engine, endpoint or os.environ["CVMFS_TEST_S3_ENDPOINT"], s3 or {})
+    site = Site(directory, repository, engine, endpoint or os.environ["CVMFS_TEST_S3_ENDPOINT"], s3 or {}, server or {})
     site.write_inventory(**variables)
     try:
         site.play("site").expect()

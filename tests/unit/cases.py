@@ -3,7 +3,7 @@
 
 A case in a YAML file has an `id`; `commands`, a list of {argv, stdin, user, rc, out, err} in the order in which they
 are expected, with the caller as user, rc 0 and no output by default; and what the test that reads the file wants
-besides.
+besides. A list in an argv stands for its words, so that commands can share how they begin.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Commands:
     ) -> _command.Completed:
         assert self._expected, f"no command was expected any more, but there came {argv}"
         command = self._expected.pop(0)
-        assert argv == [str(word) for word in command["argv"]]
+        assert argv == _flat(command["argv"])
         assert user == command.get("user")
         wanted = command.get("stdin")
         assert (stdin if wanted is None or isinstance(wanted, str) else json.loads(stdin or "")) == wanted
@@ -58,3 +58,7 @@ class Commands:
     def _text(value: Any) -> str:
         """Documents are written as YAML in the cases, and are JSON to the commands."""
         return value if isinstance(value, str) else json.dumps(value)
+
+
+def _flat(words: list[Any]) -> list[str]:
+    return [text for word in words for text in (_flat(word) if isinstance(word, list) else [str(word)])]

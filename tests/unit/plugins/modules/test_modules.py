@@ -2,6 +2,7 @@
 """Modules from their parameters to their results, with the commands that they run in between.
 
 In the cases, @CONFIG@ is a release manager's configuration, @SOURCE@ is a directory, and the repository is the fixture.
+`settings` are added to its server.conf, `lease` is in its storage.
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ def test_module(
     case = _fill(case, {"@CONFIG@": str(config), "@SOURCE@": str(tmp_path / "source"), "@URL@": upstream_url})
     if "lease" in case:
         (upstream_repository / Lease.KEY).write_text(json.dumps(case["lease"]))
+    with (config / FIXTURE_NAME / "server.conf").open("a") as stream:
+        stream.writelines(f"{key}={value}\n" for key, value in case.get("settings", {}).items())
     commands = Commands(case.get("commands", []))
     monkeypatch.setattr(_command, "run", commands)
     monkeypatch.setattr("os.geteuid", lambda: 1000)

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What operators do with a repository after the first publish: roll back, collect garbage."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+
+from .conftest import Site, running_site
+from .plays import Bucket
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site whose repository is garbage-collectable."""
+    with running_site(tmp_path_factory.mktemp("site"), "podman", server={"CVMFS_GARBAGE_COLLECTION": True}) as site:
+        yield site
+
+
+def _write(source: pathlib.Path, text: str) -> None:
+    """Have a file `what` in a source, which is the same whenever it is written with that text."""
+    (source / "what").write_text(text)
+    os.utime(source / "what", (len(text), len(text)))
+
+
+def _publish(site: Site, source: pathlib.Path, text: str, **variables: object) -> None:
+    _write(source, text)
+    site.publish(source, "sw", **variables).expect()
+
+
+def _content(site: Site, source: pathlib.Path, text: str) -> None:
+    """Hold what strangers see in `sw` against a source in which the file `what` has that text."""
+    _write(source, text)
+    site.verify(source, "sw").expect()
+
+
+class TestRollback:
+    def test_to_a_tag(self, site: Site, source: pathlib.Path) -> None:
+        _publish(site, source, "first", tag="r1")
+        _publish(site, source, "second", tag="r2")
+        _publish(site, source, "third, the last")
+        newest = site.revision()
+        predicted = site.play("rollback", "--check", "--diff", repository=site.repository, tag="r1").expect()
+        assert predicted.changed == 1
+        assert f"revision {newest + 1} would be published, without the tags" in predicted.output
+        assert site.revision() == newest
+        run = site.play("rollback", repository=site.repository, tag="r1").expect()
+        assert run.changed == 1
+        assert "r2" in run.output
+        assert site.revision() == newest + 1
+        _content(site, source, "first")
+        assert site.play("rollback", repository=site.repository, tag="r1").expect().changed == 0
+        tags = {tag["name"]: tag["revision"] for tag in site.manager("cvmfs_repository_info")["tags"]}
+        assert tags["r1"] == newest + 1
+        assert "r2" not in tags
+
+    def test_undo(self, site: Site, source: pathlib.Path) -> None:
+        _publish(site, source, "as it was")
+        _publish(site, source, "worse")
+        newest = site.revision()
+        assert site.play("rollback", repository=site.repository, undo=newest).expect().changed == 1
+        _content(site, source, "as it was")
+        assert site.play("rollback", repository=site.repository, undo=newest).expect().changed == 0
+        assert site.revision() == newest + 1
+        refused = site.play("rollback", repository=site.repository, undo=newest + 1).expect(2)
+        assert "it was made by a rollback" in refused.output
+        _publish(site, source, "better")
+        refused = site.play("rollback", repository=site.repository, undo=newest).expect(2)
+        assert f"the newest one is {newest + 2}" in refused.output
+        _content(site, source, "better")
+
+    def test_not_under_a_transaction(self, site: Site, source: pathlib.Path) -> None:
+        _publish(site, source, "older")
+        _publish(site, source, "new")
+        transaction = site.manager("cvmfs_transaction")["transaction"]
+        try:
+            run = site.play("rollback", repository=site.repository, undo=site.revision()).expect(2)
+            assert "Cannot roll the repository back" in run.output
+        finally:
+            site.manager("cvmfs_transaction", state="aborted", id=transaction["id"])
+        _content(site, source, "new")
+
+    def test_where_to(self, site: Site) -> None:
+        for variables in ({}, {"tag": "r1", "undo": 3}):
+            run = site.play("rollback", repository=site.repository, **variables).expect(2)
+            assert "Say where to go" in run.output
+
+
+class TestGarbageCollection:
+    def test_what_nobody_needs_goes(self, site: Site, source: pathlib.Path) -> None:
+        _publish(site, source, "kept because of its tag", tag="keep")
+        _publish(site, source, "kept by nobody")
+        (source / "big").unlink()
+        _publish(site, source, "the newest")
+        for tag in site.manager("cvmfs_repository_info")["tags"]:
+            if tag["name"].startswith("generic-"):
+                site.manager("cvmfs_tag", name=tag["name"], state="absent")
+        before = Bucket(site).objects(lease=False)
+        predicted = site.play("gc", "--check", "--diff", revisions=0).expect()
+        assert predicted.changed == 1
+        assert Bucket(site).objects(lease=False) == before
+        assert site.play("gc", revisions=0).expect().changed == 1
+        assert len(Bucket(site).objects(lease=False)) < len(before)
+        assert site.play("gc", revisions=0).expect().changed == 0
+        site.play("check", integrity=True).expect()
+        _content(site, source, "the newest")
+        site.play("rollback", repository=site.repository, tag="keep").expect()
+
+    def test_young_revisions_stay(self, site: Site, source: pathlib.Path) -> None:
+        _publish(site, source, "young")
+        assert site.play("gc", repository=site.repository).expect().changed == 0
+
+    def test_a_repository_that_keeps_everything(self, site: Site) -> None:
+        """It is left alone unless it is named, and then refused by name."""
+        site.server = {}
+        site.write_inventory()
+        site.play("site").expect()
+        assert site.play("gc", revisions=0).expect().changed == 0
+        run = site.play("gc", repository=site.repository).expect(2)
+        assert "Garbage collection is not enabled" in run.output
