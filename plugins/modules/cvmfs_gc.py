@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: cvmfs_gc
 short_description: Collect the garbage of a CernVM-FS repository
-version_added: 0.2.0
+version_added: 0.1.0
 description:
   - Deletes what no preserved revision of a repository needs, with C(cvmfs_server gc) in a release-manager container.
   - The newest revision and all named snapshots are preserved, and besides them what O(revisions) or O(newer_than) say.

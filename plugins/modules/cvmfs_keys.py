@@ -51,7 +51,7 @@ options:
       - The SHA-1 fingerprint of the certificate that is to be replaced, as a whitelist prints it.
       - If it is that of the certificate in O(directory), a new repository key with a new certificate takes its place.
         The old files are kept with the fingerprint's first eight digits behind their names. The master key stays.
-      - The playbook C(cvmfs.publishing.roll_over) does the rest.
+      - The playbook C(cvmfs.publishing.rotate_keys) does the rest.
     type: str
 seealso:
   - module: cvmfs.publishing.cvmfs_repository

@@ -39,12 +39,10 @@ options:
     type: str
     choices: [present, absent]
     default: present
-    version_added: 0.2.0
   confirm:
     description:
       - The name of the repository once more, for O(state=absent).
     type: str
-    version_added: 0.2.0
   masterkey:
     description:
       - The master key of the repository, in PEM form.

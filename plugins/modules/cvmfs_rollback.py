@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: cvmfs_rollback
 short_description: Publish an old revision of a CernVM-FS repository once more
-version_added: 0.2.0
+version_added: 0.1.0
 description:
   - Publishes the content of an old revision as the newest one. Clients see it as any other new revision.
   - Tags of the revisions in between are removed. The tag that is gone back to then names the new revision.

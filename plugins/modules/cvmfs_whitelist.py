@@ -58,8 +58,8 @@ options:
   revoke:
     description:
       - Drop all certificates but O(certificate) at once, because the key of one of them was stolen, even that of the
-        current revision. Clients refuse that revision then. When its content is known to be good, sign it with
-        C(cvmfs_server resign -p -f).
+        current revision. Clients refuse that revision then, until it is signed with this host's key. With
+        O(sign_manifest), that is done at once: only if you know its content to be good.
       - It needs O(certificate).
     type: bool
     default: false
@@ -119,7 +119,6 @@ class WhitelistModule(PublishingModule):
     )
     module_options = dict(
         required_if=[("sign_manifest", True, ("certificate",)), ("revoke", True, ("certificate",))],
-        mutually_exclusive=[("sign_manifest", "revoke")],
     )
 
     def execute(self):
@@ -131,10 +130,13 @@ class WhitelistModule(PublishingModule):
         now = datetime.datetime.now(datetime.timezone.utc)
         self.result["manifest_signed"] = rolls_over = self.params["sign_manifest"] and self._other_signer()
         is_due = before.expires - now < datetime.timedelta(days=self.params["min_days"])
-        if rolls_over:
+        revokes = self.params["revoke"]
+        if rolls_over and not revokes:
             self._roll_over()
         elif is_due or self._lists_others(before):
-            self._resign(only=self.params["revoke"])
+            self._resign(only=revokes)
+        if rolls_over and revokes:
+            self._sign_manifest()
         after = before if self.check_mode else self._whitelist()
         self.after = self._describe(after)
         if self.check_mode and self.changed:
@@ -169,6 +171,12 @@ class WhitelistModule(PublishingModule):
             server.resign(days=self.params["days"])
             server.resign_manifest()
             server.resign(days=self.params["days"])
+
+    @trigger_change
+    @skip_if_check_mode
+    def _sign_manifest(self):
+        """Sign a revision that clients refuse, as its certificate was dropped."""
+        self.release_manager.server_once().resign_manifest(force=True)
 
     @trigger_change
     @skip_if_check_mode

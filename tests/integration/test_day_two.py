@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What operators do with a repository after the first publish: roll back, collect garbage."""
+"""What operators do with a repository after the first publish: change it, roll back, collect garbage, remove it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from .plays import Bucket
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A site whose repository is garbage-collectable."""
-    with running_site(tmp_path_factory.mktemp("site"), "podman", server={"CVMFS_GARBAGE_COLLECTION": True}) as site:
+    """A site whose repository is garbage-collectable, and has no tags but those that are asked for."""
+    server = {"CVMFS_GARBAGE_COLLECTION": True, "CVMFS_AUTO_TAG": False}
+    with running_site(tmp_path_factory.mktemp("site"), "podman", server=server) as site:
         yield site
 
 
@@ -89,15 +90,44 @@ class TestRollback:
             assert "Say where to go" in run.output
 
 
+class TestRepository:
+    def test_a_changed_setting_takes_effect(self, site: Site, source: pathlib.Path) -> None:
+        _publish(site, source, "before the change")
+        before = site.revision()
+        site.server["CVMFS_REPOSITORY_TTL"] = 61
+        site.write_inventory()
+        options = {"repository": site.repository}
+        assert site.play("repository", **options).expect().changed == 2  # server.conf, and the repository
+        assert site.manager("cvmfs_repository_info")["ttl"] == 61
+        assert site.revision() == before + 1
+        assert site.play("repository", **options).expect().changed == 0
+        _content(site, source, "before the change")
+
+    def test_a_setting_is_left_to_who_publishes(self, site: Site, source: pathlib.Path) -> None:
+        _publish(site, source, "before the change")
+        transaction = site.manager("cvmfs_transaction")["transaction"]
+        try:
+            site.server["CVMFS_REPOSITORY_TTL"] = 62
+            site.write_inventory()
+            run = site.play("repository", repository=site.repository).expect()
+            assert "holds from the next publish on" in run.output
+        finally:
+            site.manager("cvmfs_transaction", state="aborted", id=transaction["id"])
+        assert site.manager("cvmfs_repository_info")["ttl"] != 62
+        _publish(site, source, "after the change")
+        assert site.manager("cvmfs_repository_info")["ttl"] == 62
+
+    def test_which(self, site: Site) -> None:
+        run = site.play("repository", repository="unknown.example.org").expect(2)
+        assert "Say which repository of the inventory" in run.output
+
+
 class TestGarbageCollection:
     def test_what_nobody_needs_goes(self, site: Site, source: pathlib.Path) -> None:
         _publish(site, source, "kept because of its tag", tag="keep")
         _publish(site, source, "kept by nobody")
         (source / "big").unlink()
         _publish(site, source, "the newest")
-        for tag in site.manager("cvmfs_repository_info")["tags"]:
-            if tag["name"].startswith("generic-"):
-                site.manager("cvmfs_tag", name=tag["name"], state="absent")
         before = Bucket(site).objects(lease=False)
         predicted = site.play("gc", "--check", "--diff", revisions=0).expect()
         assert predicted.changed == 1
@@ -121,3 +151,30 @@ class TestGarbageCollection:
         assert site.play("gc", revisions=0).expect().changed == 0
         run = site.play("gc", repository=site.repository).expect(2)
         assert "Garbage collection is not enabled" in run.output
+
+
+class TestRemoval:
+    """The last tests of this site."""
+
+    def test_not_without_confirmation(self, site: Site) -> None:
+        before = site.revision()
+        for confirm in ({}, {"confirm": "other.example.org"}):
+            run = site.play("repository", repository=site.repository, state="absent", **confirm).expect(2)
+            assert f"-e confirm={site.repository}" in run.output
+        assert site.revision() == before
+
+    def test_everything_goes_but_the_keys(self, site: Site) -> None:
+        wanted = {"repository": site.repository, "state": "absent", "confirm": site.repository}
+        before = Bucket(site).objects()
+        assert site.play("repository", "--check", "--diff", **wanted).expect().changed > 0
+        assert Bucket(site).objects() == before
+        assert site.play("repository", **wanted).expect().changed > 0
+        left = [key for key in Bucket(site).objects() if key.startswith(f"{site.repository}/")]
+        assert left == []
+        assert (site.keys / f"{site.repository}.masterkey").exists()
+
+    def test_it_can_be_made_anew(self, site: Site, source: pathlib.Path) -> None:
+        """With the same keys, so that clients need nothing new."""
+        site.play("repository", repository=site.repository).expect()
+        _publish(site, source, "another life")
+        _content(site, source, "another life")

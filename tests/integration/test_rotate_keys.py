@@ -24,7 +24,7 @@ def whitelist(site: Site, **arguments: object) -> dict[str, object]:
     return site.manager("cvmfs_whitelist", masterkey=masterkey, certificate=certificate, **arguments)
 
 
-def test_roll_over(fresh: Site, source: pathlib.Path) -> None:
+def test_rotate_keys(fresh: Site, source: pathlib.Path) -> None:
     fresh.publish(source, "sw/1.0").expect()
     before = fresh.revision()
     (old,) = whitelist(fresh)["fingerprints"]  # type: ignore[misc]
@@ -41,9 +41,9 @@ def test_roll_over(fresh: Site, source: pathlib.Path) -> None:
     reader.start()
     try:
         replaces = {"repository": fresh.repository, "replaces": old}
-        assert fresh.play("roll_over", "--check", **replaces).expect().changed > 0
-        assert fresh.play("roll_over", **replaces).expect().changed > 0
-        assert fresh.play("roll_over", **replaces).expect().changed == 0
+        assert fresh.play("rotate_keys", "--check", **replaces).expect().changed > 0
+        assert fresh.play("rotate_keys", **replaces).expect().changed > 0
+        assert fresh.play("rotate_keys", **replaces).expect().changed == 0
     finally:
         leaving.set()
         reader.join()
@@ -60,13 +60,17 @@ def test_roll_over(fresh: Site, source: pathlib.Path) -> None:
 
 
 def test_a_stolen_key(fresh: Site, source: pathlib.Path) -> None:
-    """It is dropped at once, even though it has signed the current revision."""
+    """It is dropped at once, even though it has signed the current revision, which is trusted when somebody says so."""
     fresh.publish(source, "sw/1.0").expect()
     (old,) = whitelist(fresh)["fingerprints"]  # type: ignore[misc]
-    keys = {"repository": fresh.repository, "directory": str(fresh.keys)}
-    new = fresh.module("cvmfs_keys", **keys, replaces=old)["fingerprint"]
-    fresh.play("site").expect()
-    assert whitelist(fresh, revoke=True)["fingerprints"] == [new]
-    assert not whitelist(fresh, revoke=True)["changed"]
-    info = fresh.manager("cvmfs_repository_info")
-    assert "does not list the certificate" in info["msg"]
+    asked = fresh.play("rotate_keys", repository=fresh.repository).expect(2)
+    assert f"-e replaces={old}" in asked.output
+    stolen = {"repository": fresh.repository, "replaces": old, "stolen": True}
+    fresh.play("rotate_keys", **stolen).expect()
+    (new,) = whitelist(fresh, revoke=True)["fingerprints"]  # type: ignore[misc]
+    assert new != old
+    assert "does not list the certificate" in fresh.manager("cvmfs_repository_info")["msg"]
+    assert fresh.play("rotate_keys", **stolen).expect().changed == 0
+    assert fresh.play("rotate_keys", **stolen, trust_content=True).expect().changed == 1
+    assert fresh.play("rotate_keys", **stolen, trust_content=True).expect().changed == 0
+    fresh.verify(source, "sw/1.0").expect()
