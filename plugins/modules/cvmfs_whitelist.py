@@ -59,7 +59,7 @@ options:
     description:
       - Drop all certificates but O(certificate) at once, because the key of one of them was stolen, even that of the
         current revision. Clients refuse that revision then, until it is signed with this host's key. With
-        O(sign_manifest), that is done at once: only if you know its content to be good.
+        O(sign_manifest), that is done at once. Ask for it if you know its content to be good.
       - It needs O(certificate).
     type: bool
     default: false

@@ -194,8 +194,10 @@ class Site:
             found.append((self.keys / f"{self.repository}.{suffix}").read_text().splitlines()[5])
         return found
 
-    def _run(self, command: list[str]) -> Run:
-        variables = {
+    @property
+    def environment(self) -> dict[str, str]:
+        """What Ansible's commands need to know in this site."""
+        return {
             **os.environ,
             "ANSIBLE_CONFIG": str(self.directory / "ansible.cfg"),
             "ANSIBLE_COLLECTIONS_PATH": str(self.directory / "collections"),
@@ -204,8 +206,10 @@ class Site:
             "ANSIBLE_LOCALHOST_WARNING": "0",
             "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
         }
+
+    def _run(self, command: list[str]) -> Run:
         done = subprocess.run(
-            command, cwd=self.directory, env=variables, check=False, text=True, capture_output=True, timeout=600
+            command, cwd=self.directory, env=self.environment, check=False, text=True, capture_output=True, timeout=600
         )
         return Run(done.returncode, done.stdout + done.stderr)
 
