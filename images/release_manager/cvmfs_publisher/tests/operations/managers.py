@@ -233,12 +233,15 @@ class ReleaseManager:
         return State(published, lease is None or lease.is_released, self.files())
 
     def files(self) -> dict[str, str]:
-        """Return the files of this release manager, and those that its local storage is still working on."""
+        """Return the files of this release manager, and those that its local storage is still working on.
+
+        The statistics are not among them: they count what fails, too.
+        """
         roots = [self.config_dir, self.spool, self.tmp]
         kind, temporary, _ = self.settings["CVMFS_UPSTREAM_STORAGE"].split(",", 2)
         if kind == "local":
             roots.append(Path(temporary))
-        found = (path for root in roots for path in root.rglob("*"))
+        found = (path for root in roots for path in root.rglob("*") if path.name != "stats.db")
         return {
             str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "not a file"
             for path in found

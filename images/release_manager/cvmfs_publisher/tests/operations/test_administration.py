@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from cvmfs_publisher.errors import CorruptObject, PreconditionFailed, StorageError
+from cvmfs_publisher.operations.gc import GcOptions, collect
 from cvmfs_publisher.operations.statistics import STATISTICS_KEY, GcStatistics, record
 from cvmfs_publisher.repository import metainfo
+from cvmfs_publisher.storage.faults import Fault, FaultyStore
 from operations.conftest import from_template
 from operations.managers import NAME, ReleaseManager, changes_file, make, merge, mirror
+from operations.stores import FaultyEnvironment
 
 # Hooks
 
@@ -162,6 +166,47 @@ def test_statistics_outlive_their_release_manager(template: Path, tmp_path: Path
     assert any("statistics were not kept" in text for text in here.ingest(merge(source, "again")).warnings)
 
 
+def test_failures_are_counted(template: Path, tmp_path: Path, source: Path) -> None:
+    here = from_template(template, tmp_path)
+    here.configure(CVMFS_UPLOAD_STATS_DB="true", CVMFS_FILE_MBYTE_LIMIT="1", CVMFS_ENFORCE_LIMITS="true")
+    (source / "large").write_bytes(b"x" * (3 << 20))
+    assert here.server("ingest", "--directory", source, "-b", "sw").code != 0
+    there = here.another("there")  # what is known is not on the host
+    (row,) = rows(there)
+    assert (row["success"], row["revision"]) == ("0", "0")
+    (run,) = rows(there, "run_statistics")
+    assert (run["operation"], run["error"], run["s3_requests"]) == ("publish", "SourceError", "0")
+    assert (run["start_time"], run["finish_time"]) == (row["start_time"], row["finish_time"])
+    (source / "large").unlink()
+    there.ingest(merge(source))
+    assert [row["success"] for row in rows(here)] == ["0", "1"]
+    assert [row["error"] for row in rows(here, "run_statistics")] == ["SourceError", ""]
+
+
+def test_failed_garbage_collection_is_counted(template: Path, tmp_path: Path, source: Path) -> None:
+    here = from_template(template, tmp_path)
+    here.configure(CVMFS_GARBAGE_COLLECTION="true")
+    here.ingest(merge(source))
+    broken = Fault(operations=("get",), keys="data/*C", error=CorruptObject("It is damaged"))
+    with pytest.raises(CorruptObject):
+        collect(FaultyEnvironment(here, [broken]), NAME, GcOptions(revisions=0))
+    (run,) = [row for row in rows(here, "run_statistics") if row["operation"] == "gc"]
+    assert (run["success"], run["error"]) == ("0", "CorruptObject")
+
+
+def test_statistics_do_not_overwrite_each_other(template: Path, tmp_path: Path, source: Path) -> None:
+    here = from_template(template, tmp_path)
+    here.configure(CVMFS_UPLOAD_STATS_DB="true")
+    here.ingest(merge(source))
+    environment, settings = here.environment, here.environment.settings(NAME)
+    with here.store() as inner:
+        store = FaultyStore(inner, [Fault(operations=("put_if_match",), error=PreconditionFailed("It is another"))])
+        (warning,) = record(environment, settings, store, GcStatistics(), started=0.0)
+        assert "The statistics were not kept: It is another" in warning
+        assert record(environment, settings, inner, GcStatistics(), started=0.0) == []
+    assert len(rows(here.another("there"), "gc_statistics")) == 1
+
+
 def test_old_statistics_go(local: ReleaseManager, tmp_path: Path, source: Path) -> None:
     file = tmp_path / "elsewhere" / "stats.db"
     local.configure(CVMFS_STATISTICS_DB=str(file), CVMFS_STATS_DB_DAYS_TO_KEEP="10")
@@ -174,7 +219,7 @@ def test_old_statistics_go(local: ReleaseManager, tmp_path: Path, source: Path) 
     environment, settings = local.environment, local.environment.settings(NAME)
     with local.store() as store:
         statistics = GcStatistics(n_condemned_objects=3)
-        assert record(environment, settings, store, statistics, started=0.0, success=False) == []
+        assert record(environment, settings, store, statistics, started=0.0, failure=StorageError("")) == []
     (row,) = rows(local, "gc_statistics")
     assert (row["n_condemned_objects"], row["success"], row["sz_condemned_bytes"]) == ("3", "0", "")
 

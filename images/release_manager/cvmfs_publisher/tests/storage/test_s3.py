@@ -363,10 +363,13 @@ def test_backs_off_exponentially_and_reports(proxy: Proxy, make_s3: MakeS3) -> N
     notes: list[str] = []
     store = through(proxy, make_s3, notify=notes.append, retry=RetryPolicy(initial=0.2, maximum=0.8, total=60))
     proxy.plan = [UNAVAILABLE] * 5
+    before = store.traffic
     with stopwatch() as elapsed:
         store.put("a", b"x")
     longest = 0.2 + 0.4 + 0.8 + 0.8 + 0.8
     assert longest / 2 < elapsed() < longest + 1
+    assert (store.traffic.requests - before.requests, store.traffic.retries - before.retries) == (1, 5)
+    assert longest / 2 < store.traffic.seconds - before.seconds < elapsed()
     assert notes == [f"http://127.0.0.1:{proxy.port}: status 503 ServiceUnavailable; trying again for up to 60 s"]
 
 

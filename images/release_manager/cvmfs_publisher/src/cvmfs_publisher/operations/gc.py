@@ -57,7 +57,7 @@ from .condemned import read_condemned, write_condemned
 from .dates import point_in_time
 from .environment import Environment
 from .reflogs import rebuild_reflog
-from .statistics import GcStatistics, record
+from .statistics import GcStatistics, failure_recorded, record
 from .transaction import open_exclusively
 from .traversal import CatalogTraversal, Found, Visit
 
@@ -201,6 +201,10 @@ def collect(environment: Environment, name: str, options: GcOptions, *, tell: Te
             )
         log = stack.enter_context(_deletion_log(deletion_log))
         began = time.time()
+        if not options.dry_run:
+            stack.enter_context(
+                failure_recorded(environment, settings, repository.store, GcStatistics(), started=began)
+            )
         _Collection(environment, repository, options, report, lease, scratch, log, tell).run()
         if not options.dry_run:
             statistics = GcStatistics(
@@ -208,7 +212,7 @@ def collect(environment: Environment, name: str, options: GcOptions, *, tell: Te
                 n_condemned_catalogs=report.condemned_catalogs,
                 n_condemned_objects=report.condemned_objects,
             )
-            report.warnings += record(environment, settings, repository.store, statistics, started=began, success=True)
+            report.warnings += record(environment, settings, repository.store, statistics, started=began)
     report.seconds = round(time.monotonic() - started, 3)
     return report
 

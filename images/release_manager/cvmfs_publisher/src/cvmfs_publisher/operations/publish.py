@@ -33,7 +33,7 @@ from .known import KnownObjects
 from .properties import choose_requirement, has_grafts, requirement_of, set_properties, with_settings
 from .revision import commit_catalogs, commit_history, hash_algorithm
 from .snapshots import are_outdated, settle, update_snapshots
-from .statistics import PublishStatistics, print_list, record
+from .statistics import PublishStatistics, failure_recorded, print_list, record
 from .transaction import (
     Session,
     close_session,
@@ -165,64 +165,64 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
         lease = Lease.resume(repository.store, name, session.token)
         lease.renew()  # before the long part: nobody can take it in the meantime, expired as it may be
         warnings = _doubts(settings, options)
-        with kept_alive(lease) as keeper, environment.scratch(settings) as scratch:
-            timestamp = int(time.time())
-            with WritableCatalogTree(repository.store, root_of(session), scratch) as tree:
-                known = KnownObjects(
-                    repository.store, root_of(session), changes, scratch, are_stored=not has_grafts(tree)
+        timestamp = int(time.time())
+        with (
+            kept_alive(lease) as keeper,
+            environment.scratch(settings) as scratch,
+            failure_recorded(environment, settings, repository.store, PublishStatistics(), started=timestamp),
+            WritableCatalogTree(repository.store, root_of(session), scratch) as tree,
+        ):
+            known = KnownObjects(repository.store, root_of(session), changes, scratch, are_stored=not has_grafts(tree))
+            with (
+                show_progress(f"Publishing {name}") as progress,
+                _pipeline(
+                    repository,
+                    settings,
+                    options,
+                    known=known,
+                    progress=progress,
+                    scratch=scratch,
+                ) as pipeline,
+            ):
+                keeper.on_loss(pipeline.call_off)
+                apply_options = _apply_options(
+                    environment, settings, options, repository.store, scratch, progress, session
                 )
-                with (
-                    show_progress(f"Publishing {name}") as progress,
-                    _pipeline(
+                apply_options = replace(apply_options, note_published=known.note)
+                report = apply_changes(tree, pipeline, changes, apply_options)
+            current_requirement = requirement_of(tree)
+            requirement = choose_requirement(current_requirement, settings, options.authz_file)
+            changed = (
+                _is_change(report, base, manifest, options)
+                or requirement != current_requirement
+                or are_outdated(tree, history, settings)
+            )
+            if changed:
+                sizes: list[int] = []
+                set_properties(tree, manifest.ttl, requirement, grafted=report.grafts > 0)
+                if checkout is not None:
+                    manifest, tagged = _commit_to_branch(
+                        repository, tree, history, settings, options, checkout, timestamp, scratch, sizes
+                    )
+                else:
+                    manifest, tagged = _commit(
                         repository,
+                        tree,
+                        manifest,
+                        history,
                         settings,
                         options,
-                        known=known,
-                        progress=progress,
-                        scratch=scratch,
-                    ) as pipeline,
-                ):
-                    keeper.on_loss(pipeline.call_off)
-                    apply_options = _apply_options(
-                        environment, settings, options, repository.store, scratch, progress, session
+                        tag,
+                        timestamp,
+                        scratch,
+                        previous=base.root_hash if session.clone else None,
+                        sizes=sizes,
                     )
-                    apply_options = replace(apply_options, note_published=known.note)
-                    report = apply_changes(tree, pipeline, changes, apply_options)
-                current_requirement = requirement_of(tree)
-                requirement = choose_requirement(current_requirement, settings, options.authz_file)
-                changed = (
-                    _is_change(report, base, manifest, options)
-                    or requirement != current_requirement
-                    or are_outdated(tree, history, settings)
-                )
-                if changed:
-                    sizes: list[int] = []
-                    set_properties(tree, manifest.ttl, requirement, grafted=report.grafts > 0)
-                    if checkout is not None:
-                        manifest, tagged = _commit_to_branch(
-                            repository, tree, history, settings, options, checkout, timestamp, scratch, sizes
-                        )
-                    else:
-                        manifest, tagged = _commit(
-                            repository,
-                            tree,
-                            manifest,
-                            history,
-                            settings,
-                            options,
-                            tag,
-                            timestamp,
-                            scratch,
-                            previous=base.root_hash if session.clone else None,
-                            sizes=sizes,
-                        )
-                    warnings += repository.commit(manifest, key, lease=lease, tagged=tagged)
-                    statistics = _statistics(manifest, report, sizes)
-                    warnings += record(
-                        environment, settings, repository.store, statistics, started=timestamp, success=True
-                    )
-                    if settings.flag("CVMFS_PRINT_STATISTICS", default=False):
-                        print(print_list(statistics), file=sys.stderr)
+                warnings += repository.commit(manifest, key, lease=lease, tagged=tagged)
+                statistics = _statistics(manifest, report, sizes)
+                warnings += record(environment, settings, repository.store, statistics, started=timestamp)
+                if settings.flag("CVMFS_PRINT_STATISTICS", default=False):
+                    print(print_list(statistics), file=sys.stderr)
         warnings += close_session(environment, settings, session, lease)
         forget_checkout(environment, settings)
         if changed:

@@ -6,7 +6,10 @@ Schema and file are those of its ``statistics_database.cc``: ``stats.db`` in the
 
 A release manager's spool directory does not outlive its container. So with ``CVMFS_UPLOAD_STATS_DB=true`` the copy in
 the repository's storage, ``stats/stats.db``, is the one that counts: it is fetched before a row is added, and stored
-after, while the lease keeps others away.
+after, unless somebody else has stored one meanwhile.
+
+A table of this project's own, ``run_statistics``, has a row for each of those in the other two, with what these have no
+columns for: the kind of error, and what the storage was asked. CernVM-FS takes no notice of it.
 
 Nothing here ends a publish: what goes wrong becomes a warning.
 """
@@ -21,13 +24,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from ..errors import ConfigurationError, ObjectNotFound, PublisherError, RepositoryError, UsageError
+from ..errors import (
+    ConfigurationError,
+    EndpointUnreachable,
+    ObjectNotFound,
+    PublisherError,
+    RepositoryError,
+    UsageError,
+)
 from ..repository import ServerConfig
-from ..storage import ObjectStore
+from ..storage import ObjectStore, Version
 from .environment import Environment
 
 STATISTICS_KEY = "stats/stats.db"
-TABLES = ("publish_statistics", "gc_statistics")
+TABLES = ("publish_statistics", "gc_statistics", "run_statistics")
 _SCHEMA = "1.0"
 _SCHEMA_REVISION = 4
 _DAYS_TO_KEEP = 365
@@ -66,16 +76,29 @@ _COLUMNS = {
         "n_duplicate_delete_requests INTEGER",
         "success INTEGER",
     ),
+    "run_statistics": (
+        "run_id INTEGER PRIMARY KEY",
+        "operation TEXT",
+        "start_time TEXT",
+        "finish_time TEXT",
+        "success INTEGER",
+        "error TEXT",
+        "s3_requests INTEGER",
+        "s3_retries INTEGER",
+        "s3_seconds REAL",
+    ),
 }
 # What revisions of the schema brought; columns that they renamed are not carried over
 _ADDED = {
     "publish_statistics": ("revision", "chunks_added", "chunks_duplicated", "catalogs_added", "symlinks_added",
                            "symlinks_removed", "symlinks_changed", "sz_catalog_bytes_uploaded", "success"),
     "gc_statistics": ("success", "n_duplicate_delete_requests"),
+    "run_statistics": (),
 }  # fmt: skip
 _RENAMED = {
     "publish_statistics": {"finished_time": "finish_time", "duplicated_files": "chunks_duplicated"},
     "gc_statistics": {"finished_time": "finish_time"},
+    "run_statistics": {},
 }
 
 
@@ -136,36 +159,71 @@ def record(
     statistics: PublishStatistics | GcStatistics,
     *,
     started: float,
-    success: bool,
+    failure: BaseException | None = None,
 ) -> list[str]:
     """Add a row; return a warning if that fails.
 
     :param store: the repository's
     :param started: seconds since 1970
+    :param failure: what was raised, if it failed
     """
-    table = "publish_statistics" if isinstance(statistics, PublishStatistics) else "gc_statistics"
+    operation = "publish" if isinstance(statistics, PublishStatistics) else "gc"
+    traffic = store.traffic
+    version: Version | None = None
     try:
         file = statistics_file(environment, settings)
         file.parent.mkdir(parents=True, exist_ok=True)
         uploads = settings.flag("CVMFS_UPLOAD_STATS_DB", default=False)
         if uploads:
             with contextlib.suppress(ObjectNotFound):
-                _write(file, store.get(STATISTICS_KEY))
+                data, version = store.get_versioned(STATISTICS_KEY)
+                _write(file, data)
         with _opened(file) as database:
             _prepare(database, settings.repository)
             _prune(database, settings.number("CVMFS_STATS_DB_DAYS_TO_KEEP", _DAYS_TO_KEEP))
-            row = {
+            run = {
                 "start_time": _text(started),
                 "finish_time": _text(time.time()),
-                **asdict(statistics),
-                "success": int(success),
+                "success": int(failure is None),
             }
-            _insert(database, table, row)
-        if uploads:
-            store.put(STATISTICS_KEY, file.read_bytes())
+            _insert(database, f"{operation}_statistics", {**run, **asdict(statistics)})
+            details = {
+                "operation": operation,
+                "error": type(failure).__name__ if failure is not None else None,
+                "s3_requests": traffic.requests,
+                "s3_retries": traffic.retries,
+                "s3_seconds": round(traffic.seconds, 3),
+            }
+            _insert(database, "run_statistics", {**run, **details})
+        if uploads and version is None:
+            store.put_if_absent(STATISTICS_KEY, file.read_bytes())
+        elif uploads and version is not None:
+            store.put_if_match(STATISTICS_KEY, file.read_bytes(), version)
     except (PublisherError, OSError, sqlite3.Error) as error:
         return [f"The statistics were not kept: {error}"]
     return []
+
+
+@contextlib.contextmanager
+def failure_recorded(
+    environment: Environment,
+    settings: ServerConfig,
+    store: ObjectStore,
+    statistics: PublishStatistics | GcStatistics,
+    *,
+    started: float,
+) -> Iterator[None]:
+    """Add a row if the block fails, as `record` does.
+
+    None if the storage does not answer, which would have to be waited for again.
+    """
+    try:
+        yield
+    except EndpointUnreachable:
+        raise
+    except Exception as error:
+        record(environment, settings, store, statistics, started=started, failure=error)
+        raise
 
 
 def statistics_file(environment: Environment, settings: ServerConfig) -> Path:
@@ -195,6 +253,8 @@ def read_statistics(environment: Environment, name: str, table: str) -> Table | 
             return None
         try:
             with _opened(file) as database:
+                if table not in _tables(database):
+                    return Table(columns=[], rows=[])
                 cursor = database.execute(f"SELECT * FROM {table}")  # noqa: S608 - one of TABLES
                 columns = [column[0] for column in cursor.description]
                 return Table(columns=columns, rows=[[_cell(value) for value in row] for row in cursor])
@@ -235,11 +295,17 @@ def merge_statistics(first: Path, second: Path, output: Path) -> None:
 
 def _copy_rows(database: sqlite3.Connection, file: Path) -> None:
     with _opened(file) as source:
-        for table in TABLES:
+        for table in _tables(source):
             cursor = source.execute(f"SELECT * FROM {table}")  # noqa: S608 - one of TABLES
             columns = [column[0] for column in cursor.description]
             for row in cursor:
                 _insert(database, table, dict(zip(columns[1:], row[1:], strict=True)))  # all but its number
+
+
+def _tables(database: sqlite3.Connection) -> list[str]:
+    """Return those of TABLES that there are."""
+    found = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    return [table for table in TABLES if table in found]
 
 
 def _properties(file: Path) -> dict[str, str]:

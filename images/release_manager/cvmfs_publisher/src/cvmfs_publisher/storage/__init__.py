@@ -7,7 +7,7 @@ from .local import LocalStore
 from .preflight import PreflightReport, preflight
 from .s3 import S3Store
 from .s3_config import S3Config
-from .store import Bytes, ObjectInfo, ObjectStore, Permit, Version
+from .store import Bytes, ObjectInfo, ObjectStore, Permit, Traffic, Version
 from .upstream import open_store
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "PreflightReport",
     "S3Config",
     "S3Store",
+    "Traffic",
     "Version",
     "open_store",
     "preflight",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..errors import StorageError
     from .cancellation import Cancellation
-    from .store import Bytes, ObjectInfo, ObjectStore, Permit, Version
+    from .store import Bytes, ObjectInfo, ObjectStore, Permit, Traffic, Version
 
 Operation = Literal["get", "exists", "put", "put_if_absent", "put_if_match", "delete", "delete_many", "list"]
 Result = TypeVar("Result")
@@ -70,6 +70,10 @@ class FaultyStore:
     @property
     def concurrency(self) -> int:
         return self._inner.concurrency
+
+    @property
+    def traffic(self) -> Traffic:
+        return self._inner.traffic
 
     def get(self, key: str) -> bytes:
         return self._do("get", key, lambda damage: damage(self._inner.get(key)))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .cancellation import Cancellation
     from .requester import Answer
-    from .store import Bytes, Permit
+    from .store import Bytes, Permit, Traffic
 
 
 class HttpStore:
@@ -57,6 +57,10 @@ class HttpStore:
     @property
     def concurrency(self) -> int:
         return 16
+
+    @property
+    def traffic(self) -> Traffic:
+        return self._requester.traffic
 
     def get(self, key: str) -> bytes:
         return self.get_versioned(key)[0]

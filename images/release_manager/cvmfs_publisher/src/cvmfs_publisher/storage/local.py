@@ -24,7 +24,7 @@ from ..errors import (
     QuotaExceeded,
     StorageError,
 )
-from .store import Bytes, ObjectInfo, Permit, Version
+from .store import Bytes, ObjectInfo, Permit, Traffic, Version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -69,6 +69,10 @@ class LocalStore:
     @property
     def concurrency(self) -> int:
         return (os.cpu_count() or 1) + 2
+
+    @property
+    def traffic(self) -> Traffic:
+        return Traffic()  # there is no network
 
     def get(self, key: str) -> bytes:
         try:

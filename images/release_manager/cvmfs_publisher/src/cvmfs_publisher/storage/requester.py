@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ..errors import EndpointUnreachable, StorageError
 from .http_client import HttpClient, Response, TransportError
 from .retry import Backoff, RetryPolicy
+from .store import Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -73,7 +74,16 @@ class Requester:
         self._last_notice = float("-inf")
         self._answered = False
         self._date = ""
+        self._requests = 0
+        self._retries = 0
+        self._seconds = 0.0
         self.clock_offset = 0.0
+
+    @property
+    def traffic(self) -> Traffic:
+        """The requests so far that have ended."""
+        with self._lock:
+            return Traffic(self._requests, self._retries, self._seconds)
 
     def request(
         self,
@@ -92,6 +102,23 @@ class Requester:
         :raises EndpointUnreachable: when there is no such answer in time
         """
         backoff = Backoff(self._policy)
+        try:
+            return self._repeat(backoff, method, target, headers, body, subject, cancel)
+        finally:
+            with self._lock:
+                self._requests += 1
+                self._seconds += backoff.elapsed
+
+    def _repeat(
+        self,
+        backoff: Backoff,
+        method: str,
+        target: str,
+        headers: Callable[[], Mapping[str, str]],
+        body: Bytes | None,
+        subject: str,
+        cancel: Cancellation | None,
+    ) -> Answer:
         uncertain = False
         slow = body is not None and len(body) > _SLOW_SIZE
         while True:
@@ -116,6 +143,8 @@ class Requester:
                 contacted = contacted or (slow and error.sent)
             delay = None if permanent else backoff.next(retry_after, contacted=contacted)
             if delay is not None:
+                with self._lock:
+                    self._retries += 1
                 self._notice(reason)
                 if cancel is None:
                     time.sleep(delay)

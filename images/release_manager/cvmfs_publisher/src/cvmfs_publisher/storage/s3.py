@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .cancellation import Cancellation
     from .requester import Answer
     from .s3_config import S3Config
-    from .store import Bytes, Permit
+    from .store import Bytes, Permit, Traffic
 
 ConditionForm = Literal["quoted", "unquoted"]
 _FORMS: tuple[ConditionForm, ...] = ("quoted", "unquoted")
@@ -112,6 +112,10 @@ class S3Store:
     @property
     def concurrency(self) -> int:
         return self._config.parallel
+
+    @property
+    def traffic(self) -> Traffic:
+        return self._requester.traffic
 
     @property
     def condition_form(self) -> ConditionForm:

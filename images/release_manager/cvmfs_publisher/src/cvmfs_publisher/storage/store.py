@@ -30,6 +30,19 @@ class ObjectInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Traffic:
+    """What a store has been asked so far over the network.
+
+    :param retries: requests that were repeated
+    :param seconds: that requests took in all, with their repetitions; parallel ones add up
+    """
+
+    requests: int = 0
+    retries: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Permit:
     """Lets objects be deleted for as long as nobody else can have taken a lease.
 
@@ -58,6 +71,11 @@ class ObjectStore(Protocol):
     @property
     def concurrency(self) -> int:
         """The number of requests at a time that serve large numbers of objects best."""
+        ...
+
+    @property
+    def traffic(self) -> Traffic:
+        """What the store has been asked so far."""
         ...
 
     def get(self, key: str) -> bytes:
