@@ -18,7 +18,7 @@ from .arguments import WRONG_USE, build_parser
 from .commands import COMMANDS
 from .refused import refusal
 
-_INTERRUPTED = 130
+INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # no name of a file may end in an error of encoding
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         print(f"cvmfs_server {options.command}: interrupted.", file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone; give Python's own flush at exit nothing left to complain about.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -64,6 +64,6 @@ def run(arguments: Sequence[str]) -> int:
     return code
 
 
-def _interrupt(*_: object) -> NoReturn:
+def interrupt(*_: object) -> NoReturn:
     """Clean up on SIGTERM, which stopped containers get, as on a keyboard's interrupt."""
     raise KeyboardInterrupt

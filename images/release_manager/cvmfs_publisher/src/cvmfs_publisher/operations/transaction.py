@@ -118,6 +118,7 @@ def open_transaction(
     hooks: bool = True,
     interactive: bool = False,
     claimed: bool = False,
+    for_upstream: bool = False,
 ) -> Session:
     """Take the repository's lease and note the session.
 
@@ -127,6 +128,7 @@ def open_transaction(
     :param hooks: whether to call the server hooks
     :param interactive: mount the repository, to be edited in place
     :param claimed: show everything in it as this process's user's, where no other user is known
+    :param for_upstream: CernVM-FS's own tools will publish, so that settings need not be such as are honoured here
     :raises InTransaction: when this release manager has a transaction open already
     :raises LeaseHeld: when somebody else has
     :raises WhitelistExpired: when what would be published could not be signed
@@ -136,7 +138,8 @@ def open_transaction(
     :raises PublisherError: when the repository cannot be mounted
     """
     settings = environment.settings(name)
-    environment.require_supported(name)
+    if not for_upstream:
+        environment.require_supported(name)
     directory = parse(path)
     file = _session_file(environment, settings)
     reason = why_impossible() if interactive else None
@@ -245,10 +248,10 @@ def close_session(environment: Environment, settings: ServerConfig, session: Ses
     return warnings
 
 
-def discard_session(environment: Environment, session: Session, error: BaseException) -> None:
+def discard_session(environment: Environment, session: Session, error: BaseException | None = None) -> None:
     """End a transaction that has failed, as far as that is possible.
 
-    :param error: why; where storage does not answer, it is not bothered again
+    :param error: why, if it is known; where storage does not answer, it is not bothered again
     """
     settings = environment.settings(session.repository)
     union = union_of(environment, settings, session)

@@ -124,7 +124,7 @@ class Union:
             return False
 
     def _mount(self, root_hash: ContentHash, revision: int, kinds: Iterable[UnionKind], *, claimed: bool) -> UnionKind:
-        _make_mount_point(self.target)
+        make_mount_point(self.target)
         reasons = []
         for kind in kinds:
             self._mount_view(root_hash, revision, kind, claimed=claimed)
@@ -278,7 +278,7 @@ class Union:
         )
 
 
-def _make_mount_point(target: Path) -> None:
+def make_mount_point(target: Path) -> None:
     """Make the directory; where the file system above is read-only, as in a container, in a temporary one."""
     try:
         target.mkdir(parents=True, exist_ok=True)
