@@ -24,6 +24,8 @@ class CvmfsServer:
     standard error is written to while it runs.
     """
 
+    _program = "cvmfs_server"
+
     def __init__(self, *, execute, fqrn, progress_path=None):
         self._execute = execute
         self._fqrn = fqrn
@@ -170,7 +172,7 @@ class CvmfsServer:
 
     def _run(self, arguments, *, stdin=None, accept=(0,)):
         completed = self._execute(
-            ["cvmfs_server", *arguments],
+            [self._program, *arguments],
             stdin=stdin,
             stderr_path=self._progress_path,
             environment={"CVMFS_PROGRESS_INTERVAL": _PROGRESS_SECONDS} if self._progress_path else None,

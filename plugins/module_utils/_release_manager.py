@@ -33,6 +33,7 @@ from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import (
 )
 from ansible_collections.cvmfs.publishing.plugins.module_utils._lock import lock
 from ansible_collections.cvmfs.publishing.plugins.module_utils._reader import Repository
+from ansible_collections.cvmfs.publishing.plugins.module_utils._upstream_server import UpstreamServer
 
 CONFIGURATION_DIR = "/etc/cvmfs/repositories.d"
 KEYS_DIR = "/etc/cvmfs/keys"
@@ -87,6 +88,8 @@ class ReleaseManager:
     ca_path: str = None
     masterkey_secret: str = None
     progress_path: str = None
+    upstream_version: str = None
+    "Of CernVM-FS's own tools, if the image is of the upstream engine."
 
     @classmethod
     def of_params(cls, params):
@@ -123,6 +126,7 @@ class ReleaseManager:
                 ca_path=os.path.join(directory, ca_file) if ca_file else None,
                 masterkey_secret=facts.get("masterkey_secret"),
                 progress_path=progress_path,
+                upstream_version=facts.get("upstream_version"),
             )
         except FileNotFoundError:
             raise NotConfigured(
@@ -143,7 +147,9 @@ class ReleaseManager:
         files = [
             Mount(os.path.join(self.config_dir, name), f"{CONFIGURATION_DIR}/{self.fqrn}/{name}") for name in names
         ]
-        container = dataclasses.replace(self._base(), is_interactive=is_interactive)
+        # CernVM-FS's own tools do nothing without a mount.
+        can_mount = is_interactive or self.upstream_version is not None
+        container = dataclasses.replace(self._base(), is_interactive=can_mount)
         if is_interactive and self.shell_image:
             container = dataclasses.replace(container, image=self.shell_image)
         return container.with_mounts([*files, *(Mount(path, SOURCE_DIR + path) for path in sources)])
@@ -346,7 +352,10 @@ class ReleaseManager:
         return self.engine.remove(name=self.template.name)
 
     def _server(self, execute):
-        return CvmfsServer(execute=execute, fqrn=self.fqrn, progress_path=self.progress_path)
+        options = {"execute": execute, "fqrn": self.fqrn, "progress_path": self.progress_path}
+        if self.upstream_version is not None:
+            return UpstreamServer(version=self.upstream_version, **options)
+        return CvmfsServer(**options)
 
 
 def reader_options(params):

@@ -14,6 +14,7 @@ description:
   - Runs C(cvmfs_server check) in a release-manager container, which looks at signatures, catalogs and counters, and
     whether all objects are there.
   - To verify a repository independently of the publisher, use M(cvmfs.publishing.cvmfs_verify).
+  - With an image of the upstream engine, CernVM-FS 2.8 or newer checks, and only RV(problems) is returned.
 author:
   - The cvmfs.publishing authors (@cvmfs)
 extends_documentation_fragment:
@@ -49,15 +50,15 @@ EXAMPLES = r"""
 RETURN = r"""
 catalogs:
   description: How many catalogs were checked.
-  returned: always
+  returned: with the native engine
   type: int
 entries:
   description: How many files, directories and links they have.
-  returned: always
+  returned: with the native engine
   type: int
 objects:
   description: How many objects were checked.
-  returned: always
+  returned: with the native engine
   type: int
 problems:
   description: What is wrong.

@@ -16,6 +16,8 @@ description:
   - The release-manager container is gone afterwards. If something fails, nothing is published. A transaction of its
     own is aborted then.
   - When nothing changes, there is no new revision.
+  - With an image of the upstream engine, CernVM-FS 2.8 or newer publishes. Sources are directories then, and
+    descriptions of tags are plain words. Hard links become separate files, as overlayfs has it.
 author:
   - The cvmfs.publishing authors (@cvmfs)
 extends_documentation_fragment:
@@ -160,19 +162,19 @@ paths:
       type: bool
 files:
   description: How many files were read.
-  returned: success
+  returned: success, with the native engine
   type: int
 bytes:
   description: How many bytes were read.
-  returned: success
+  returned: success, with the native engine
   type: int
 new_objects:
   description: How many objects were written to the bucket.
-  returned: success
+  returned: success, with the native engine
   type: int
 uploaded_bytes:
   description: How many bytes were written to the bucket.
-  returned: success
+  returned: success, with the native engine
   type: int
 seconds:
   description: How long it took.

@@ -77,9 +77,7 @@ def test_nothing_is_left_when_the_container_is_gone(site: Site, source: pathlib.
     mounts = json.loads(site.engine_command("container", "inspect", "--format", "{{json .Mounts}}", site.container))
     volumes = [mount["Name"] for mount in mounts if mount["Type"] == "volume"]
     assert volumes
-    (published,) = run_tasks(
-        site, {"cvmfs_publish": {"content": content, "transaction": opened["transaction"]["id"]}}
-    )
+    (published,) = run_tasks(site, {"cvmfs_publish": {"content": content, "transaction": opened["transaction"]["id"]}})
     assert published["changed"], published
     assert not set(volumes) & set(site.engine_command("volume", "ls", "--quiet").split())
     left = [item for item in search(site) if not is_store(site, item["place"])]
