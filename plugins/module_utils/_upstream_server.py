@@ -27,6 +27,7 @@ _SINCE = {
     "ingest": "2.8.0",  # into the root directory, too
     "tag": "2.8.0",
     "check": "2.8.0",
+    "diff": "2.8.1",  # of what is not published yet
 }
 # Its scripts hand a description to a shell, once unquoted. What a shell or an option parser could take for its own is
 # refused.
@@ -45,11 +46,25 @@ class UpstreamServer(CvmfsServer):
         self._version = version
 
     @action("open a transaction")
-    def transaction(self, *, interactive=False):
+    def transaction(self, *, interactive=False, path=""):
         """Open a transaction; the repository is always mounted where the command runs."""
+        if path:
+            raise PublishingError(
+                f"CernVM-FS's own tools do not keep a transaction below /{path} without a gateway",
+                remedy="Open it on the whole repository, or use the native engine's image.",
+            )
         self._upstream("transaction")
-        found = next(item["transaction"] for item in self.list() if item["repository"] == self._fqrn)
-        return {**found, "mount_point": self._path("/") if interactive else None}
+        return {**self._open_here(), "mount_point": self._path("/") if interactive else None}
+
+    @action("mount the repository again")
+    def mount(self):
+        self._mounted("true")
+
+    @action("look at what was changed")
+    def worktree_changes(self):
+        """Return what was changed in the mounted repository and is not published yet."""
+        report = self._worktree()
+        return {**report.document(), "changed": report.changed}
 
     @action("publish")
     def publish(self, *, changes, transaction_id=None, dry_run=False, tag=None, tag_description=None, checksum=False):
@@ -67,6 +82,8 @@ class UpstreamServer(CvmfsServer):
                 self._bring_in(report, change, dry_run, checksum)
         after = before
         if not dry_run:
+            if not report.changed:
+                report = self._worktree()  # what people did in place
             if report.changed or tag:
                 self._upstream("publish", *_option("-a", tag), *_option("-m", tag_description))
                 after = self.info()
@@ -176,6 +193,15 @@ class UpstreamServer(CvmfsServer):
                 f"CernVM-FS's own tools would let a shell read the description {description!r}",
                 remedy="Write words of letters, digits and . , : ; / @ % + = -, none of which begins with a hyphen.",
             )
+
+    def _worktree(self):
+        lines = self._upstream("diff", "--worktree").stdout.splitlines()
+        added, removed = ({line[6:] for line in lines if line.startswith(kind)} for kind in ("[add] ", "[rem] "))
+        report, root = _Report(), self._path("/")
+        report.added = [path[len(root) :] for path in added - removed]
+        report.modified = [path[len(root) :] for path in added & removed]
+        report.removed = [path[len(root) :] for path in removed - added]
+        return report
 
     def _path(self, path):
         """Return where a path of the repository is mounted. PublishingError if it is none."""

@@ -76,6 +76,18 @@ def test_a_publish_that_fails_stays_open_as_theirs_does(local: ReleaseManager) -
 
 
 @pytest.mark.usefixtures("prepared")
+def test_a_transaction_can_be_named(local: ReleaseManager) -> None:
+    program = Program(local)
+    upstream.run(local.environment, ["transaction", NAME], program)
+    session = find_session(local.environment, local.environment.settings(NAME))
+    assert session is not None
+    with pytest.raises(NotInTransaction):
+        upstream.run(local.environment, ["publish", "--transaction", "another", NAME], program)
+    upstream.run(local.environment, ["publish", "--transaction", session.id, "-a", "v1", NAME], program)
+    assert program.seen[1:] == [("publish", "-a", "v1", NAME)]
+
+
+@pytest.mark.usefixtures("prepared")
 def test_nobody_else_publishes_meanwhile(local: ReleaseManager) -> None:
     other = local.another("other")
     open_transaction(other.environment, NAME)

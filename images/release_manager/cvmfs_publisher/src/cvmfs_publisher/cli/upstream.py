@@ -26,13 +26,18 @@ def with_repository() -> None:
 
 def _with_repository() -> int:
     if len(sys.argv) < 3:
-        raise UsageError("with-repository needs a repository and a command")
+        raise UsageError(
+            "with-repository was given no command",
+            remedy="Name a repository and a command: with-repository FQRN COMMAND...",
+        )
     environment = Environment.of_process()
     prepare(environment, environment.settings(sys.argv[1]))
     try:
         os.execvp(sys.argv[2], sys.argv[2:])  # noqa: S606
     except OSError as error:
-        raise PublisherError(f"Cannot run {sys.argv[2]}: {error.strerror}") from error
+        raise PublisherError(
+            f"Cannot run {sys.argv[2]}: {error.strerror}", remedy="Name a command that this image has"
+        ) from error
 
 
 def _guarded(program: str, do: Callable[[], int]) -> int:

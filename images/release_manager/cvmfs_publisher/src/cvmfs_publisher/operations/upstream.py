@@ -177,8 +177,12 @@ def _transaction(
 
 
 def _end(environment: Environment, settings: ServerConfig, command: Sequence[str], start: Run) -> int:
-    """Publish or abort, and give the lease back if that worked."""
-    session = current_session(environment, settings)
+    """Publish or abort, and give the lease back if that worked. ``--transaction ID`` refuses any other, as natively."""
+    wanted = None
+    if "--transaction" in command:
+        at = list(command).index("--transaction")
+        wanted, command = "".join(command[at + 1 : at + 2]), [*command[:at], *command[at + 2 :]]
+    session = current_session(environment, settings, wanted)
     prepare(environment, settings)
     with contextlib.closing(environment.store(settings)) as store:
         if command[1] == "abort":
