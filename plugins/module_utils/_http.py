@@ -104,6 +104,11 @@ def answer_to(method, url, *, body=None, timeout=30, ca_path=None, validate_cert
         connection.close()
 
 
+def connect(url, *, timeout=30, ca_path=None, validate_certs=True):
+    """Return a connection to the server of a URL, which opens with the first request. HttpError."""
+    return _connection(_split(url), timeout, ca_path, validate_certs)
+
+
 def _split(url):
     parts = urllib.parse.urlsplit(url.rstrip("/"))
     if parts.scheme not in ("http", "https") or not parts.hostname:

@@ -91,5 +91,15 @@ class PublishingModule(abc.ABC):
         return {"diff": {"before": self.before, "after": self.after}}
 
 
+def differences(before, after):
+    """Return what differs in two states, as ``{name, current, desired}``."""
+    names = sorted({*before, *after})
+    return [
+        {"name": name, "current": before.get(name), "desired": after.get(name)}
+        for name in names
+        if before.get(name) != after.get(name)
+    ]
+
+
 def _interrupt(number, dummy_frame):
     raise Interrupted(f"The module was ended by {signal.Signals(number).name}")

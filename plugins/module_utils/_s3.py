@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import uuid
@@ -14,7 +13,6 @@ import uuid
 from ansible.module_utils.basic import missing_required_lib
 
 from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError
-from ansible_collections.cvmfs.publishing.plugins.module_utils._http import status_of
 
 try:
     import boto3
@@ -36,10 +34,21 @@ ARGUMENT_SPEC = {
     "validate_certs": {"type": "bool", "default": True},
 }
 
-_PROBE_PREFIX = ".cvmfs-preflight-"
-_CONDITIONAL = (
-    "Concurrent publishers would lose updates there. Use a service with conditional writes, such as Ceph RGW."
-)
+PROBE_PREFIX = ".cvmfs-preflight-"
+"What the keys of probe objects begin with."
+
+# What a release manager does with its repository.
+_PUBLISHER_ACTIONS = [
+    "s3:GetObject",
+    "s3:PutObject",
+    "s3:DeleteObject",
+    "s3:ListBucket",
+    "s3:ListBucketMultipartUploads",
+    "s3:ListMultipartUploadParts",
+    "s3:AbortMultipartUpload",
+]
+# What the repositories of a bucket have in common: cvmfs_server update-info
+_SHARED_KEYS = ["info/v1/*"]
 _REMEDIES = {
     "InvalidAccessKeyId": "The service does not know this access key: correct it, or create the user.",
     "SignatureDoesNotMatch": "Correct the secret key, and the region if the service cares for it.",
@@ -91,9 +100,9 @@ class Bucket:
         self.name = name
         self.endpoint = endpoint.rstrip("/")
         self._dns_buckets = dns_buckets
-        self._tls = {"ca_path": ca_path, "validate_certs": validate_certs}
+        self.tls = {"ca_path": ca_path, "validate_certs": validate_certs}
         try:
-            self._client = boto3.client(
+            self.client = boto3.client(
                 "s3",
                 endpoint_url=self.endpoint,
                 aws_access_key_id=access_key,
@@ -111,14 +120,14 @@ class Bucket:
     def exists(self):
         """Whether the bucket is there, and ours to see."""
         try:
-            self._client.head_bucket(Bucket=self.name)
+            self.client.head_bucket(Bucket=self.name)
         except ClientError as error:
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
             if status == 404:
                 return False
             if status == 403:
                 # The answer to a HEAD has no reason in it; that to this has.
-                self._client.get_bucket_location(Bucket=self.name)
+                self.client.get_bucket_location(Bucket=self.name)
             raise
         return True
 
@@ -126,26 +135,36 @@ class Bucket:
     def create(self, *, placement):
         """Create the bucket, in a placement target if one is given."""
         options = {"CreateBucketConfiguration": {"LocationConstraint": placement}} if placement else {}
-        self._client.create_bucket(Bucket=self.name, **options)
+        self.client.create_bucket(Bucket=self.name, **options)
 
     @s3_errors("remove bucket {0.name}")
     def remove(self):
         """Remove the bucket, which must be empty."""
-        self._client.delete_bucket(Bucket=self.name)
+        self.client.delete_bucket(Bucket=self.name)
 
     @s3_errors("list bucket {0.name}")
     def is_empty(self):
         """Whether there is no object in it."""
-        return not self._client.list_objects_v2(Bucket=self.name, MaxKeys=1).get("Contents")
+        return not self.client.list_objects_v2(Bucket=self.name, MaxKeys=1).get("Contents")
+
+    @s3_errors("look whether bucket {0.name} has an index")
+    def is_indexed(self):
+        """Whether the bucket lists what is in it. RGW has buckets without an index: they always look empty."""
+        key = PROBE_PREFIX + uuid.uuid4().hex
+        self.client.put_object(Bucket=self.name, Key=key, Body=b"")
+        try:
+            return bool(self.client.list_objects_v2(Bucket=self.name, Prefix=key).get("Contents"))
+        finally:
+            self.client.delete_object(Bucket=self.name, Key=key)
 
     @s3_errors("remove the objects of bucket {0.name}")
     def empty(self):
         """Remove all objects, and return how many there were."""
         removed = 0
-        for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name):
+        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name):
             objects = [{"Key": item["Key"]} for item in page.get("Contents", [])]
             if objects:
-                self._client.delete_objects(Bucket=self.name, Delete={"Objects": objects, "Quiet": True})
+                self.client.delete_objects(Bucket=self.name, Delete={"Objects": objects, "Quiet": True})
                 removed += len(objects)
         return removed
 
@@ -153,7 +172,7 @@ class Bucket:
     def policy(self):
         """Return the bucket policy, or None if there is none."""
         try:
-            return json.loads(self._client.get_bucket_policy(Bucket=self.name)["Policy"])
+            return json.loads(self.client.get_bucket_policy(Bucket=self.name)["Policy"])
         except ClientError as error:
             if error.response["Error"]["Code"] == "NoSuchBucketPolicy":
                 return None
@@ -163,36 +182,48 @@ class Bucket:
     def set_policy(self, policy):
         """Set the bucket policy, or remove it with None."""
         if policy is None:
-            self._client.delete_bucket_policy(Bucket=self.name)
+            self.client.delete_bucket_policy(Bucket=self.name)
         else:
-            self._client.put_bucket_policy(Bucket=self.name, Policy=json.dumps(policy))
+            self.client.put_bucket_policy(Bucket=self.name, Policy=json.dumps(policy))
 
-    @property
-    def public_policy(self):
-        """Everybody may read, and list.
+    def wanted_policy(self, *, public_read, publishers):
+        """Return the policy by which everybody may read, and publishers may write their own repositories.
 
-        Only who may list is told 404 for what does not exist, and clients want 404, not 403.
+        `publishers` are users by the name of a repository. Only who may list is told 404 for what does not exist, and
+        clients want 404, not 403. None if nobody but the owner may do anything.
         """
         arn = f"arn:aws:s3:::{self.name}"
-        return {
-            "Version": "2012-10-17",
-            "Statement": [
-                {
-                    "Sid": "read",
-                    "Effect": "Allow",
-                    "Principal": {"AWS": ["*"]},
-                    "Action": ["s3:GetObject"],
-                    "Resource": [f"{arn}/*"],
-                },
-                {
-                    "Sid": "list",
-                    "Effect": "Allow",
-                    "Principal": {"AWS": ["*"]},
-                    "Action": ["s3:ListBucket"],
-                    "Resource": [arn],
-                },
-            ],
-        }
+        statements = []
+        if public_read:
+            statements += [
+                _allow("read", ["*"], ["s3:GetObject"], [f"{arn}/*"]),
+                _allow("list", ["*"], ["s3:ListBucket"], [arn]),
+            ]
+        for number, (repository, user) in enumerate(sorted(publishers.items())):
+            own = [f"{arn}/{repository}/*", *(f"{arn}/{key}" for key in _SHARED_KEYS)]
+            # RGW looks for the right to remove many objects at once at the bucket first, and then at each object.
+            statements.append(_allow(f"publish{number}", [_principal(user)], _PUBLISHER_ACTIONS, [arn, *own]))
+        return {"Version": "2012-10-17", "Statement": statements} if statements else None
+
+    @s3_errors("read the CORS rules of bucket {0.name}")
+    def cors_origins(self):
+        """Return whose web pages may read the bucket in a browser; None if there are rules that are not ours."""
+        try:
+            rules = self.client.get_bucket_cors(Bucket=self.name)["CORSRules"]
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("NoSuchCORSConfiguration", "NotImplemented"):
+                return []
+            raise
+        origins = sorted({origin for rule in rules for origin in rule["AllowedOrigins"]})
+        return origins if _sorted(rules) == _sorted(_cors_rules(origins)) else None
+
+    @s3_errors("change the CORS rules of bucket {0.name}")
+    def set_cors_origins(self, origins):
+        """Let web pages of these origins, and of no others, read the bucket in a browser."""
+        if origins:
+            self.client.put_bucket_cors(Bucket=self.name, CORSConfiguration={"CORSRules": _cors_rules(origins)})
+        else:
+            self.client.delete_bucket_cors(Bucket=self.name)
 
     @property
     def url(self):
@@ -202,94 +233,48 @@ class Bucket:
         scheme, _separator, host = self.endpoint.partition("://")
         return f"{scheme}://{self.name}.{host}"
 
-    @s3_errors("probe bucket {0.name}")
-    def preflight(self, *, public_read):
-        """Prove by trying, with objects that are removed again, what publishing relies on. PublishingError where it
-        fails.
 
-        Returns the form in which the endpoint wants the ETag of ``If-Match``: ``quoted``, as clients send it, or
-        ``unquoted``.
-        """
-        key = _PROBE_PREFIX + uuid.uuid4().hex
-        try:
-            etag = self._put(key, b"1", {"If-None-Match": "*"})
-            self._expect_refused(key, {"If-None-Match": "*"}, "If-None-Match: *", "overwrites an object that exists")
-            form = self._etag_form(key, etag)
-            self._check_anonymous(key, public_read)
-            return form
-        finally:
-            with contextlib.suppress(ClientError, BotoCoreError):
-                self._client.delete_object(Bucket=self.name, Key=key)
+def _allow(sid, principals, actions, resources):
+    return {
+        "Sid": sid,
+        "Effect": "Allow",
+        "Principal": {"AWS": principals},
+        "Action": actions,
+        "Resource": resources,
+    }
 
-    def _etag_form(self, key, etag):
-        for form, value in (("quoted", etag), ("unquoted", etag.strip('"'))):
-            try:
-                self._put(key, b"2", {"If-Match": value})
-            except ClientError as error:
-                if not _is_refusal(error):
-                    raise
-                continue
-            # Accepted: but was the condition looked at? The ETag has changed, so the same condition must fail now.
-            self._expect_refused(key, {"If-Match": value}, "If-Match", "overwrites an object that has changed")
-            return form
-        raise PublishingError(
-            f"The endpoint {self.endpoint} refuses If-Match on PUT with the right ETag, quoted or not",
-            remedy=_CONDITIONAL,
-        )
 
-    def _expect_refused(self, key, headers, condition, consequence):
-        try:
-            self._put(key, b"3", headers)
-        except ClientError as error:
-            if _is_refusal(error):
-                return
-            raise
-        raise PublishingError(
-            f"The endpoint {self.endpoint} ignores {condition} on PUT and {consequence} in bucket {self.name}",
-            remedy=_CONDITIONAL,
-        )
+def _principal(user):
+    """The name of a user of RGW, ``uid`` or ``tenant$uid``, as policies want it. Other services have ARNs anyway."""
+    if user.startswith("arn:"):
+        return user
+    tenant, _separator, uid = user.rpartition("$")
+    return f"arn:aws:iam::{tenant}:user/{uid}"
 
-    def _put(self, key, body, headers):
-        # Headers are added by an event because older boto3 releases have no parameters for them.
-        def add_headers(request, **dummy):
-            for name, value in headers.items():
-                request.headers[name] = value
 
-        events = self._client.meta.events
-        events.register("before-sign.s3.PutObject", add_headers)
-        try:
-            return self._client.put_object(Bucket=self.name, Key=key, Body=body)["ETag"]
-        finally:
-            events.unregister("before-sign.s3.PutObject", add_headers)
-
-    def _check_anonymous(self, key, public_read):
-        facts = {
-            "GET of an object": (self.anonymous("GET", key), 200 if public_read else 403),
-            "GET of an object that does not exist": (
-                self.anonymous("GET", key + "-missing"),
-                404 if public_read else 403,
-            ),
-            "PUT": (self.anonymous("PUT", key), 403),
+def _cors_rules(origins):
+    return [
+        {
+            "AllowedMethods": ["GET", "HEAD"],
+            "AllowedOrigins": sorted(origins),
+            "AllowedHeaders": ["*"],
+            "ExposeHeaders": ["ETag"],
+            "MaxAgeSeconds": 3600,
         }
-        for what, (status, expected) in facts.items():
-            if status != expected and not (expected == 403 and status == 401):
-                raise PublishingError(
-                    f"An anonymous {what} in bucket {self.name} at {self.endpoint} answers {status}, not {expected}",
-                    remedy="Does the service enforce bucket policies, and does another policy interfere?",
-                )
-
-    def anonymous(self, method, key):
-        """Return the status that somebody without credentials gets. HttpError."""
-        return status_of(method, f"{self.url}/{key}", body=b"4" if method == "PUT" else None, **self._tls)
+    ]
 
 
-def _is_refusal(error):
-    return error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412)
+def _sorted(rules):
+    """Rules without the freedom of order that services make use of when they give them back."""
+    return [
+        {name: sorted(value) if isinstance(value, list) else value for name, value in rule.items()} for rule in rules
+    ]
 
 
 def _config(addressing_style):
     options = {
         "s3": {"addressing_style": addressing_style},
+        "signature_version": "s3v4",
         "connect_timeout": 10,
         "read_timeout": 60,
         "retries": {"max_attempts": 5, "mode": "standard"},

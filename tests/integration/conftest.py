@@ -82,6 +82,12 @@ class Site:
         """The password of that user."""
         return self._s3_settings["CVMFS_S3_SECRET_KEY"]
 
+    def owner_keys(self) -> dict[str, str]:
+        """The keys of the bucket's owner, which are kept nowhere but in the storage."""
+        command = [*RADOSGW_ADMIN, "user", "info", f"--uid=cvmfs-{self.repository}"]
+        (key,) = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["keys"]
+        return {name: key[name] for name in ("access_key", "secret_key")}
+
     @property
     def _s3_settings(self) -> dict[str, str]:
         words = shlex.split((self.keys / f"{self.repository}.s3.conf").read_text(), comments=True)
@@ -268,8 +274,9 @@ def clean(site: Site) -> None:
     """Remove what a site has made: its container, its secrets, its user of the storage with all that is stored."""
     site.engine_command("rm", "-f", "-v", site.container, check=False)
     site.module("cvmfs_secret", repository=site.repository, engine=site.engine, state="absent")
-    remove = ["user", "rm", f"--uid=cvmfs-{site.repository}", "--purge-data"]
-    subprocess.run([*RADOSGW_ADMIN, *remove], check=False, capture_output=True)
+    for uid in (f"cvmfs-{site.repository}", f"cvmfs-{site.repository}-publisher"):
+        remove = ["user", "rm", f"--uid={uid}", "--purge-data"]
+        subprocess.run([*RADOSGW_ADMIN, *remove], check=False, capture_output=True)
 
 
 @pytest.fixture

@@ -172,10 +172,8 @@ class TestBadInput:
         assert re.search(r"Cannot look at bucket .* at http://127.0.0.1:9: .*Is the service up", run.output)
 
     def test_a_bucket_that_is_in_use(self, site: Site) -> None:
-        credentials = {"access_key": site.access_key, "secret_key": site.secret_key}
-        result = site.module(
-            "cvmfs_s3_bucket", bucket=site.repository, endpoint=site.endpoint, state="absent", **credentials
-        )
+        bucket = {"bucket": site.repository, "endpoint": site.endpoint, **site.owner_keys()}
+        result = site.module("cvmfs_s3_bucket", state="absent", **bucket)
         assert "is not empty" in result["msg"]
         assert site.revision()
 

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Storage as the role s3_storage provides it: who may do what, how much, and how fast."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from .conftest import RADOSGW_ADMIN, Site, running_site
+
+Keys = dict[str, str]
+
+
+def admin(*arguments: str) -> Any:
+    """Run radosgw-admin, and return what it says."""
+    done = subprocess.run([*RADOSGW_ADMIN, *arguments], check=True, capture_output=True, text=True)
+    return json.loads(done.stdout) if done.stdout.strip().startswith(("{", "[")) else None
+
+
+def s3(endpoint: str, keys: Keys) -> Any:
+    """A client of the storage."""
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        aws_access_key_id=keys["access_key"],
+        aws_secret_access_key=keys["secret_key"],
+        region_name="us-east-1",
+        config=Config(s3={"addressing_style": "path"}, retries={"max_attempts": 1}),
+    )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site whose role uses the gateway's admin API, and not radosgw-admin."""
+    uid = f"test-admin-{uuid.uuid4().hex[:8]}"
+    created = admin("user", "create", f"--uid={uid}", "--display-name=Admin", "--caps=users=*;buckets=*")
+    keys = created["keys"][0]
+    variables = {
+        "s3_storage_radosgw_admin": [],
+        "s3_storage_admin_access_key": keys["access_key"],
+        "s3_storage_admin_secret_key": keys["secret_key"],
+    }
+    try:
+        with running_site(tmp_path_factory.mktemp("site"), "podman", **variables) as site:
+            yield site
+    finally:
+        admin("user", "rm", f"--uid={uid}")
+
+
+def test_the_admin_api_does_what_radosgw_admin_does(site: Site) -> None:
+    """What one of them has made, the other one finds as it should be."""
+    assert site.play("site").expect().changed == 0
+    other = {"s3_storage_admin_access_key": "", "s3_storage_radosgw_admin": RADOSGW_ADMIN}
+    assert site.play("site", **other).expect().changed == 0
+
+
+class TestPublisher:
+    """The credentials that release managers have are good for the repository, and for nothing else."""
+
+    @pytest.fixture
+    def keys(self, site: Site) -> Keys:
+        return {"access_key": site.access_key, "secret_key": site.secret_key}
+
+    def test_the_repository_is_published(self, site: Site, source: pathlib.Path) -> None:
+        site.publish(source, "sw/1.0").expect()
+        site.verify(source, "sw/1.0").expect()
+
+    @pytest.mark.parametrize(
+        ("call", "arguments"),
+        [
+            ("put_object", {"Key": "other.example.org/x", "Body": b""}),
+            ("put_object", {"Key": "x", "Body": b""}),
+            ("delete_object", {"Key": "other.example.org/x"}),
+            ("put_bucket_policy", {"Policy": '{"Version": "2012-10-17", "Statement": []}'}),
+            ("delete_bucket_policy", {}),
+            ("get_bucket_policy", {}),
+            ("put_bucket_acl", {"ACL": "public-read-write"}),
+            ("put_bucket_cors", {"CORSConfiguration": {"CORSRules": []}}),
+            ("put_bucket_versioning", {"VersioningConfiguration": {"Status": "Enabled"}}),
+            ("delete_bucket_lifecycle", {}),
+            ("delete_bucket", {}),
+            ("create_bucket", {"Bucket": "cvmfs-test-another"}),
+        ],
+    )
+    def test_what_it_cannot_do(self, site: Site, keys: Keys, call: str, arguments: dict[str, Any]) -> None:
+        client = s3(site.endpoint, keys)
+        with pytest.raises(ClientError, match="AccessDenied"):
+            getattr(client, call)(**{"Bucket": site.repository, **arguments})
+
+    def test_many_objects_are_removed_each_for_itself(self, site: Site, keys: Keys) -> None:
+        names = {"own": f"{site.repository}/doomed", "others": "other.example.org/kept"}
+        owner, publisher = s3(site.endpoint, site.owner_keys()), s3(site.endpoint, keys)
+        for name in names.values():
+            owner.put_object(Bucket=site.repository, Key=name, Body=b"x")
+        answer = publisher.delete_objects(
+            Bucket=site.repository, Delete={"Objects": [{"Key": name} for name in names.values()]}
+        )
+        assert [item["Key"] for item in answer["Deleted"]] == [names["own"]]
+        assert [item["Key"] for item in answer["Errors"]] == [names["others"]]
+        owner.delete_object(Bucket=site.repository, Key=names["others"])
+
+    def test_the_preflight_refuses_credentials_that_may_do_more(self, site: Site) -> None:
+        owner = {"bucket": site.repository, "endpoint": site.endpoint, **site.owner_keys()}
+        result = site.module("cvmfs_s3_preflight", prefix=site.repository, confined=True, **owner)
+        assert f"may do more with {site.endpoint} than write to {site.repository}/{site.repository}" in result["msg"]
+        assert result["failed"]
+        free = site.module("cvmfs_s3_preflight", prefix=site.repository, measure=False, **owner)
+        assert free["confined"] is False
+        assert site.play("site").expect().changed == 0  # and the bucket is as it was
+
+    def test_the_owners_keys_are_kept_nowhere(self, site: Site) -> None:
+        secret = site.owner_keys()["secret_key"].encode()
+        files = [path for path in site.directory.rglob("*") if path.is_file() and not path.is_symlink()]
+        kept = [path for path in files if "collections" not in path.parts]
+        assert kept
+        assert not [path for path in kept if secret in path.read_bytes()]
+
+
+def test_a_quota(site: Site, source: pathlib.Path) -> None:
+    """The bucket's own. What does not fit is refused in words, and more room is a change of the inventory."""
+    try:
+        site.s3["quota_bytes"] = 1 << 20
+        site.write_inventory(**_admin_variables(site))
+        assert site.play("site", "--check").expect().changed == 1
+        assert site.play("site").expect().changed == 1
+        assert site.play("site").expect().changed == 0
+        (source / "huge").write_bytes(os.urandom(4 << 20))
+        run = site.publish(source, "sw/quota").expect(2)
+        assert "quota" in run.output.lower()
+    finally:
+        site.s3.clear()
+        site.write_inventory(**_admin_variables(site))
+        site.play("site").expect()
+    site.publish(source, "sw/quota").expect()
+
+
+def test_cors(site: Site) -> None:
+    """Web pages of one origin may read the bucket, and those of others may not."""
+    origin = "https://dashboard.example.org"
+    url = f"{site.endpoint}/{site.repository}/{site.repository}/.cvmfspublished"
+
+    def allowed(asking: str) -> str | None:
+        request = urllib.request.Request(url, headers={"Origin": asking})  # noqa: S310
+        with urllib.request.urlopen(request) as response:  # noqa: S310
+            return response.headers["Access-Control-Allow-Origin"]
+
+    assert allowed(origin) is None
+    try:
+        site.s3["cors_origins"] = [origin]
+        site.write_inventory(**_admin_variables(site))
+        assert site.play("site", "--check").expect().changed == 1
+        assert site.play("site").expect().changed == 1
+        assert site.play("site").expect().changed == 0
+        assert allowed(origin) == origin
+        assert allowed("https://elsewhere.example.org") is None
+    finally:
+        site.s3.clear()
+        site.write_inventory(**_admin_variables(site))
+        assert site.play("site").expect().changed == 1
+    assert allowed(origin) is None
+
+
+def _admin_variables(site: Site) -> dict[str, Any]:
+    """What the inventory says about the gateway's administrator."""
+    host = yaml.safe_load((site.directory / "inventory.yml").read_text())["all"]["hosts"]["localhost"]
+    return {name: value for name, value in host.items() if name.startswith("s3_storage_")}
