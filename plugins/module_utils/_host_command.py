@@ -121,17 +121,17 @@ def _add_sources(parser, default):
 
 
 def _shell(options):
-    _need_terminal("Use run for scripts.")
     fqrn, _slash, path = options.target.partition("/")
     workplace = _workplace(options, fqrn)
+    _need_terminal("Use run for scripts.")
     _warn_of_logout()
     workplace.open(path=path, sources=[source_path(source) for source in options.source])
     workplace.shell()
 
 
 def _attach(options):
-    _need_terminal("Who is not at one can publish or abort with the playbooks.")
     workplace = _workplace(options, options.repository)
+    _need_terminal("Without one, there are the playbooks publish and abort.")
     workplace.attach()
     workplace.shell()
 

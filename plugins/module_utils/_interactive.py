@@ -25,7 +25,8 @@ _HOME = "/var/spool/cvmfs/home"
 _RUN = 'mkdir -p "$HOME" && exec "$@"'
 _SHELL = (
     'mkdir -p "$HOME"; command -v dtach >/dev/null || exec bash -l; '
-    'exec dtach -A "$HOME/.shell" -E -z -r ctrl_l bash -l'
+    # dtach waits for all that have its terminal, so who leaves jobs behind would never get out.
+    """exec dtach -A "$HOME/.shell" -E -z -r ctrl_l sh -c 'bash -l; kill $PPID'"""
 )
 _QUESTION = "publish [TAG], keep the transaction open, abort, diff, or back to the shell? "
 _ANSWERS = ("publish", "keep", "abort", "diff", "shell")
