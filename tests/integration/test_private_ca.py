@@ -28,7 +28,7 @@ _BLOCK = 1 << 16
 
 
 class Authority:
-    """A certificate authority of its own, in `ca.pem`, and a certificate for 127.0.0.1, in `server.pem`."""
+    """A certificate authority of its own, in `ca.pem`, and a certificate for this machine, in `server.pem`."""
 
     def __init__(self, directory: pathlib.Path) -> None:
         self.certificate = directory / "ca.pem"
@@ -57,10 +57,11 @@ class Authority:
             .add_extension(identifier, critical=False)
             .sign(key, hashes.SHA256())
         )
+        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         own = (
             builder("storage")
             .public_key(server_key.public_key())
-            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
             .sign(key, hashes.SHA256())
         )
