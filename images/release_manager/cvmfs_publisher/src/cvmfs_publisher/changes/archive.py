@@ -9,6 +9,7 @@ unpacked.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import os
 import sqlite3
@@ -16,7 +17,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, Self
+from typing import Any, BinaryIO, Protocol, Self, TypedDict, Unpack
 
 from ..catalog.entry import pack_xattrs, unpack_xattrs
 from ..catalog.schema import sqlite_errors
@@ -93,11 +94,20 @@ class ContentSink(Protocol):
         ...
 
 
-class ArchiveSource:
-    """A tar archive.
+class TarOptions(TypedDict):
+    """How members are published: the keyword arguments of `TarSource`."""
 
-    :param stream: plain, or compressed with gzip, bzip2, xz or zstd; it is read once, forward
-    :param label: names the archive in messages
+    owner: Owner | None
+    default_owner: Owner
+    timestamp: int
+    ignore_special_files: bool
+    with_xattrs: bool
+
+
+class TarSource(abc.ABC):
+    """What tar archives hold.
+
+    :param label: names the source in messages
     :param scratch_dir: where a database of the members is kept until `close`
     :param owner: whom everything is given to, or None to keep the owners that the archive names
     :param default_owner: whom directories are given to that the archive has members in but does not list
@@ -108,19 +118,15 @@ class ArchiveSource:
 
     def __init__(
         self,
-        stream: BinaryIO,
         label: str,
         scratch_dir: Path,
         *,
         owner: Owner | None,
         default_owner: Owner,
         timestamp: int,
-        ignore_special_files: bool = False,
-        with_xattrs: bool = False,
+        ignore_special_files: bool,
+        with_xattrs: bool,
     ) -> None:
-        self._stream = stream
-        self._reading = InterruptibleStream(stream)
-        self._seen = _status(stream)
         self._label = label
         self._owner = owner
         self._ignore_special_files = ignore_special_files
@@ -149,26 +155,26 @@ class ArchiveSource:
             self._database.executescript(_SCHEMA)
 
     def load(self, sink: ContentSink | None) -> None:
-        """Read the archive.
+        """Read what there is.
 
         :param sink: takes the content of files; None to leave content alone
-        :raises UnsafeArchive: when the archive is damaged, cut short, or has a member that cannot be published
+        :raises UnsafeArchive: when an archive is damaged, cut short, or has a member that cannot be published
         :raises UnreadableSource: when the system cannot read it
         """
-        reader = TarReader(open_tar_stream(self._reading, self._label), self._label)
-        for member in reader:
-            path = _path(reader, member.name)
-            if self._ignore_special_files and special_kind(member.mode):
-                self._skipped += 1
-                continue
-            self._check(reader, member)
-            self._make_room(reader, path, is_directory=stat.S_ISDIR(member.mode))
-            if member.is_hard_link:
-                self._link(reader, path, member)
-            else:
-                self._add(reader, path, member, sink)
+        self._load(sink)
         if sink is not None:
             sink.drain()
+
+    @abc.abstractmethod
+    def _load(self, sink: ContentSink | None) -> None:
+        """Give all members to `_take`."""
+
+    @abc.abstractmethod
+    def verify(self) -> None:
+        """Look whether what was read has changed meanwhile.
+
+        :raises SourceChanged: if so
+        """
 
     def root(self) -> SourceEntry:
         """Return the root's own attributes; they are implied where the archive does not list it."""
@@ -190,17 +196,6 @@ class ArchiveSource:
         """Return the content of the ``.cvmfsdirtab`` in the root; None when it is a hard link to another member."""
         return self._dirtab
 
-    def verify(self) -> None:
-        """Look whether the archive's file, if it is one, has changed since it was opened.
-
-        :raises SourceChanged: if so
-        """
-        if _status(self._stream) != self._seen:
-            raise SourceChanged(
-                f"{self._label} changed while it was being read",
-                remedy="Wait until nothing writes to it, and publish again",
-            )
-
     @property
     def warnings(self) -> list[str]:
         """What was left out or is published in another form, for people."""
@@ -216,8 +211,7 @@ class ArchiveSource:
         return warnings
 
     def close(self) -> None:
-        """Remove the database, and end the reading of the archive, which another thread may still be at."""
-        self._reading.stop()
+        """Remove the database."""
         self._database.close()
         self._file.unlink(missing_ok=True)
 
@@ -228,6 +222,18 @@ class ArchiveSource:
         self.close()
 
     # Members
+
+    def _take(self, reader: TarReader, path: bytes, member: Member, sink: ContentSink | None) -> None:
+        """Take the member that the reader is at."""
+        if self._ignore_special_files and special_kind(member.mode):
+            self._skipped += 1
+            return
+        self._check(reader, member)
+        self._make_room(reader, path, is_directory=stat.S_ISDIR(member.mode))
+        if member.is_hard_link:
+            self._link(reader, path, member_path(reader, member.link))
+        else:
+            self._add(reader, path, member, sink)
 
     def _check(self, reader: TarReader, member: Member) -> None:
         """Refuse what catalogs cannot hold, or should not."""
@@ -306,13 +312,12 @@ class ArchiveSource:
         elif sink is not None:
             self._take_content(reader, path, entry, sink)
 
-    def _link(self, reader: TarReader, path: bytes, member: Member) -> None:
+    def _link(self, reader: TarReader, path: bytes, target: bytes) -> None:
         """Give `path` the attributes and the content that the target of a hard link has now."""
-        target = _path(reader, member.link)
         found = self._look_up(target)
         if found is None or found.is_directory:
             raise reader.error(
-                f"is a hard link to {shown(member.link)!r}, which is no file in front of it in the archive",
+                f"is a hard link to {shown(target)!r}, which is no file in front of it in the archive",
                 remedy="Pack the archive again, with all of the names that the file has",
             )
         if parent_of(target) != parent_of(path):
@@ -380,6 +385,41 @@ class ArchiveSource:
         return sqlite_errors(self._file, f"The list of members of {self._label}")
 
 
+class ArchiveSource(TarSource):
+    """A tar archive.
+
+    :param stream: plain, or compressed with gzip, bzip2, xz or zstd; it is read once, forward
+    :param label: as for `TarSource`, and so are the rest
+    """
+
+    def __init__(self, stream: BinaryIO, label: str, scratch_dir: Path, **options: Unpack[TarOptions]) -> None:
+        super().__init__(label, scratch_dir, **options)
+        self._stream = stream
+        self._reading = InterruptibleStream(stream)
+        self._seen = _status(stream)
+
+    def verify(self) -> None:
+        """Look whether the archive's file, if it is one, has changed since it was opened.
+
+        :raises SourceChanged: if so
+        """
+        if _status(self._stream) != self._seen:
+            raise SourceChanged(
+                f"{self._label} changed while it was being read",
+                remedy="Wait until nothing writes to it, and publish again",
+            )
+
+    def close(self) -> None:
+        """Remove the database, and end the reading of the archive, which another thread may still be at."""
+        self._reading.stop()
+        super().close()
+
+    def _load(self, sink: ContentSink | None) -> None:
+        reader = TarReader(open_tar_stream(self._reading, self._label), self._label)
+        for member in reader:
+            self._take(reader, member_path(reader, member.name), member, sink)
+
+
 class _MemberSource:
     """The content of the member that the reader is at; it is read in another thread while the reader's own waits."""
 
@@ -420,7 +460,7 @@ def _status(stream: BinaryIO) -> tuple[int, int, int] | None:
     return (status.st_size, status.st_mtime_ns, status.st_ctime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
-def _path(reader: TarReader, written: bytes) -> bytes:
+def member_path(reader: TarReader, written: bytes) -> bytes:
     """Return the path, relative to the archive's root, that a member's name or hard link means."""
     remedy = "Pack it from within the directory that it is to hold: 'tar -C DIRECTORY -cf ARCHIVE .'"
     if written.startswith(b"/"):

@@ -56,6 +56,8 @@ class Content:
     :param keep_ownership: archives, too, keep the owners that they name
     :param nested_catalog: the base directory becomes a nested catalog
     :param allow_empty: an empty source may empty a base directory
+    :param image: the source is a container image: an OCI layout, a tar file of one, or an archive of ``docker save``
+    :param image_reference: which image, where there are several
     """
 
     source: str
@@ -65,6 +67,8 @@ class Content:
     keep_ownership: bool = False
     nested_catalog: bool = False
     allow_empty: bool = False
+    image: bool = False
+    image_reference: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +112,9 @@ class ChangeSet:
         """Return the change set that a JSON document describes.
 
         The document is ``{"version": 1, "changes": [...]}``. A change is either ``{"delete": PATH}`` or
-        ``{"source": FILE, "base_dir": PATH, "mode": "mirror"|"merge"}``, to which ``"nested_catalog": true`` and
-        ``"allow_empty": true`` can be added.
+        ``{"source": FILE, "base_dir": PATH, "mode": "mirror"|"merge"}``. To the latter, ``"nested_catalog": true`` and
+        ``"allow_empty": true`` can be added, and for a container image ``"image": true`` and
+        ``"image_reference": NAME``.
 
         :param label: names the document in messages
         :raises UsageError: when it is not of this form
@@ -140,6 +145,8 @@ class ChangeSet:
         user: str | None = None,
         group: str | None = None,
         keep_ownership: bool = False,
+        image: bool = False,
+        image_reference: str | None = None,
     ) -> Self:
         """Return the change set of the options of ``cvmfs_server ingest``: deletions first, then the content.
 
@@ -147,13 +154,13 @@ class ChangeSet:
         """
         if source is None and base_dir is not None:
             raise UsageError(
-                "There is a base directory, but nothing to put there", remedy="Add --tar_file or --directory"
+                "There is a base directory, but nothing to put there", remedy="Add --tar_file, --directory or --image"
             )
         if source is not None and base_dir is None:
             raise UsageError(f"There is no place for {source}", remedy="Add --base_dir; / is the repository's root")
         if source is None and not delete:
             raise UsageError(
-                "There is nothing to do", remedy="Use --tar_file or --directory with --base_dir, or --delete"
+                "There is nothing to do", remedy="Use --tar_file, --directory or --image with --base_dir, or --delete"
             )
         if keep_ownership and (user or group):
             raise UsageError(
@@ -171,6 +178,8 @@ class ChangeSet:
                     owner=find_owner(user, group) if user else None,
                     keep_ownership=keep_ownership,
                     nested_catalog=nested_catalog,
+                    image=image,
+                    image_reference=image_reference,
                 )
             )
         return cls(tuple(changes))
@@ -209,7 +218,11 @@ def _parse_change(item: object, label: str) -> Change:
             mode=fields.take("mode", Mode),
             nested_catalog=fields.take("nested_catalog", bool, default=False),
             allow_empty=fields.take("allow_empty", bool, default=False),
+            image=fields.take("image", bool, default=False),
+            image_reference=fields.take("image_reference", str) if "image_reference" in fields else None,
         )
+        if change.image_reference is not None and not change.image:
+            raise UsageError(f"{label} has a reference of an image, but no image", remedy='Add "image": true')
     fields.end()
     return change
 

@@ -43,7 +43,7 @@ class InterruptibleStream(io.RawIOBase):
         self._poll: select.poll | None = None
         try:
             descriptor = stream.fileno()
-        except OSError:  # in memory
+        except (OSError, AttributeError):  # in memory, or part of another file
             return
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)

@@ -7,15 +7,17 @@ import contextlib
 import functools
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import BinaryIO
 
 from ..catalog import CatalogTree, WritableCatalogTree
-from ..changes.archive import ArchiveSource
+from ..changes.archive import ArchiveSource, TarOptions, TarSource
 from ..changes.change_set import STANDARD_INPUT, Change, ChangeSet, Content, Deletion, Mode, UnionChanges
 from ..changes.directory import DirectorySource, count_files
 from ..changes.dirtab import DIRTAB, MAX_SIZE, Dirtab
 from ..changes.draft import ContentDone, Draft, refuse_virtual
 from ..changes.entry import Source
+from ..changes.image import Image, ImageSource
 from ..changes.merge import Merge, PublishedContents
 from ..changes.nested import apply_dirtab, balance
 from ..changes.options import ApplyOptions
@@ -167,9 +169,9 @@ def _refuse_outside(draft: Draft, change: UnionChanges, source: UnionSource) -> 
 
 @contextlib.contextmanager
 def _open(draft: Draft, change: Content, label: str) -> Iterator[Source]:
-    """Open a directory, or an archive, whose content is taken at once."""
+    """Open a directory, or an archive or image, whose content is taken at once."""
     options = draft.options
-    if _is_directory(change.source):
+    if _is_directory(change):
         yield DirectorySource(
             change.source,
             owner=change.owner,
@@ -177,21 +179,23 @@ def _open(draft: Draft, change: Content, label: str) -> Iterator[Source]:
             with_xattrs=options.include_xattrs,
         )
         return
-    with (
-        _open_archive(change.source, options.standard_input) as stream,
-        ArchiveSource(
-            stream,
-            label,
-            options.scratch_dir,
-            owner=change.owner or (None if change.keep_ownership else options.owner),
-            default_owner=change.owner or options.owner,
-            timestamp=options.timestamp,
-            ignore_special_files=options.ignore_special_files,
-            with_xattrs=options.include_xattrs,
-        ) as archive,
-    ):
-        archive.load(PublishedContents(draft, draft.contents, change.base_dir) if draft.contents else None)
-        yield archive
+    how: TarOptions = {
+        "owner": change.owner or (None if change.keep_ownership else options.owner),
+        "default_owner": change.owner or options.owner,
+        "timestamp": options.timestamp,
+        "ignore_special_files": options.ignore_special_files,
+        "with_xattrs": options.include_xattrs,
+    }
+    with contextlib.ExitStack() as stack:
+        source: TarSource
+        if change.image:
+            image = Image(Path(change.source), change.image_reference)
+            source = stack.enter_context(ImageSource(image, label, options.scratch_dir, **how))
+        else:
+            stream = stack.enter_context(_open_archive(change.source, options.standard_input))
+            source = stack.enter_context(ArchiveSource(stream, label, options.scratch_dir, **how))
+        source.load(PublishedContents(draft, draft.contents, change.base_dir) if draft.contents else None)
+        yield source
 
 
 @contextlib.contextmanager
@@ -216,13 +220,13 @@ def _label(source: str) -> str:
     return "The archive on standard input" if source == STANDARD_INPUT else display(os.fsencode(source))
 
 
-def _is_directory(source: str) -> bool:
-    return source != STANDARD_INPUT and os.path.isdir(source)
+def _is_directory(change: Content) -> bool:
+    return not change.image and change.source != STANDARD_INPUT and os.path.isdir(change.source)
 
 
 def _show_totals(changes: Sequence[Change], progress: Progress | None) -> None:
     """Tell how much there is to do, if all of it is in directories; of archives nobody knows."""
-    sources = [change.source for change in changes if isinstance(change, Content)]
-    if progress is not None and all(map(_is_directory, sources)):
-        totals = [count_files(source) for source in sources]
+    contents = [change for change in changes if isinstance(change, Content)]
+    if progress is not None and all(map(_is_directory, contents)):
+        totals = [count_files(change.source) for change in contents]
         progress.set_total(files=sum(total.files for total in totals), bytes=sum(total.bytes for total in totals))

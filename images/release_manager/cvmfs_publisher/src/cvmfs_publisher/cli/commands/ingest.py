@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Publish a tar file or a directory in a transaction of its own.
+"""Publish a tar file, a directory or a container image in a transaction of its own.
 
-Upstream's options for tar files, and two more: --directory takes a directory, and --mirror makes the base directory
-equal to the source, where otherwise the source is merged into it.
+Upstream's options for tar files, and more: --directory takes a directory, --image a container image, and --mirror makes
+the base directory equal to the source, where otherwise the source is merged into it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 
 from ...changes.change_set import ChangeSet
+from ...errors import UsageError
 from ...operations.environment import Environment
 from ...operations.publish import PublishOptions, ingest
 from .. import output
@@ -20,6 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("-t", "--tar_file", metavar="FILE", help="tar file; - reads standard input")
     source.add_argument("--directory", metavar="DIR", help="directory")
+    source.add_argument(
+        "--image", metavar="PATH", help="container image: OCI layout, tar file of one, or archive of docker save"
+    )
+    parser.add_argument("--image-reference", metavar="NAME", help="which image, where --image has several")
     parser.add_argument("-b", "--base_dir", metavar="PATH", help="where in the repository the content goes")
     parser.add_argument(
         "-d", "--delete", action="append", default=[], metavar="PATH", help="what to remove first; repeatable"
@@ -46,8 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     environment = Environment.of_process()
     name = environment.resolve((options.repository or "").partition("/")[0] or None)
+    if options.image_reference is not None and options.image is None:
+        raise UsageError("--image-reference is for --image", remedy="Add --image, or leave it out")
     changes = ChangeSet.of_ingest(
-        source=options.directory or options.tar_file,
+        source=options.directory or options.tar_file or options.image,
         base_dir=_inside(options.base_dir, name) if options.base_dir is not None else None,
         delete=[_inside(path, name) for path in options.delete],
         mirror=options.mirror,
@@ -55,6 +62,8 @@ def run(options: argparse.Namespace) -> int:
         user=options.user,
         group=options.group,
         keep_ownership=options.keep_ownership,
+        image=options.image is not None,
+        image_reference=options.image_reference,
     )
     publish_options = PublishOptions(tag=options.tag, tag_description=options.tag_description)
     result = ingest(environment, name, changes, publish_options, dry_run=options.dry_run)
