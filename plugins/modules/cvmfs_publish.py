@@ -44,6 +44,7 @@ options:
       source:
         description:
           - A directory of the host, or a tar file, which may be compressed with gzip, bzip2, xz or zstd.
+          - With O(content[].image), a container image.
         type: path
         required: true
       base_dir:
@@ -68,6 +69,16 @@ options:
           - Whether an empty source may empty the directory.
         type: bool
         default: false
+      image:
+        description:
+          - Whether the source is a container image, whose root directory is published. It is an OCI image layout, a tar file
+            of one, or an archive of C(docker save) or C(podman save).
+        type: bool
+        default: false
+      image_reference:
+        description:
+          - Which image, where O(content[].source) has several.
+        type: str
   delete:
     description:
       - Paths of the repository to remove, with all that is below them, before O(content) is brought in.
@@ -109,6 +120,14 @@ EXAMPLES = r"""
     delete: [sw/0.9]
     tag: release-1.2
     tag_description: First release with plots
+
+- name: Publish what a container image holds
+  cvmfs.publishing.cvmfs_publish:
+    repository: unpacked.example.org
+    content:
+      - source: /build/analysis.oci.tar
+        image: true
+        base_dir: images/analysis
 """
 
 RETURN = r"""
@@ -204,6 +223,8 @@ class Publish(PublishingModule):
                 mode=dict(type="str", choices=["mirror", "merge"], default="mirror"),
                 nested_catalog=dict(type="bool", default=False),
                 allow_empty=dict(type="bool", default=False),
+                image=dict(type="bool", default=False),
+                image_reference=dict(type="str"),
             ),
         ),
         delete=dict(type="list", elements="str", default=[]),
@@ -300,7 +321,8 @@ def change_set(delete, content, sources):
     """Return what tells ``cvmfs_server publish`` what to do. Sources are where the container sees them."""
     changes = [{"delete": path} for path in delete]
     for item, source in zip(content, sources):
-        changes.append({**item, "source": SOURCE_DIR + source})
+        given = {name: value for name, value in item.items() if value is not None}
+        changes.append({**given, "source": SOURCE_DIR + source})
     return {"version": 1, "changes": changes}
 
 
