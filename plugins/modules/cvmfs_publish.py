@@ -71,8 +71,8 @@ options:
         default: false
       image:
         description:
-          - Whether the source is a container image, whose root directory is published. It is an OCI image layout, a tar file
-            of one, or an archive of C(docker save) or C(podman save).
+          - Whether the source is a container image, whose root directory is published. It is an OCI image layout, a tar
+            file of one, or an archive of C(docker save) or C(podman save).
         type: bool
         default: false
       image_reference:

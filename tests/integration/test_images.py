@@ -57,7 +57,7 @@ def test_images_of_podman(site: Site, image: str, tmp_path: pathlib.Path) -> Non
             content = [{"source": str(source), "image": True, "base_dir": form}]
             published = site.manager("cvmfs_publish", content=content)
             assert not published["failed"], published
-            verified = site.manager("cvmfs_verify", source=str(root), base_dir=form)
+            verified = site.manager("cvmfs_verify", content=[{"source": str(root), "base_dir": form}])
             # An image says nothing about the root directory itself
             assert {item["path"] for item in verified["differences"]} == {f"/{form}"}, verified
             assert verified["compared"] == 8
