@@ -170,6 +170,12 @@ class CvmfsServer:
         argv = ["check", "--json", *_flag("-i", integrity), *_option("-t", tag)]
         return self._json([*argv, self._fqrn], accept=(0, 1))
 
+    @action("copy the repository")
+    def copy(self, *, source=None, destination=None, overwrite=False, dry_run=False):
+        """Copy the repository from or to another storage, in the form of CVMFS_UPSTREAM_STORAGE; return the counts."""
+        argv = ["copy", "--json", *_option("--from", source), *_option("--to", destination)]
+        return self._json([*argv, *_flag("--overwrite", overwrite), *_flag("--dry-run", dry_run), self._fqrn])
+
     def _run(self, arguments, *, stdin=None, accept=(0,)):
         completed = self._execute(
             [self._program, *arguments],

@@ -44,22 +44,24 @@ _MAX_REPOSITORY = 35  # characters of a repository's name in that of a secret, f
 
 @dataclasses.dataclass(frozen=True)
 class Mount:
-    """A host path that the container sees read-only."""
+    """A host path that the container sees, read-only unless it is to write there."""
 
     source: str
     target: str
+    is_writable: bool = False
 
     @property
     def arguments(self):
         """The engine's option for it. ``-v`` cannot express a colon and ``--mount`` cannot express a comma."""
         if ":" not in self.source and ":" not in self.target:
-            return ["-v", f"{self.source}:{self.target}:ro"]
+            return ["-v", f"{self.source}:{self.target}:{'rw' if self.is_writable else 'ro'}"]
         if "," in self.source or "," in self.target:
             raise PublishingError(
                 f"No container engine can mount {self.source}, which has both a colon and a comma in its name",
                 remedy="Rename it, or give a directory above it as the source.",
             )
-        return ["--mount", f"type=bind,source={self.source},target={self.target},readonly"]
+        read_only = "" if self.is_writable else ",readonly"
+        return ["--mount", f"type=bind,source={self.source},target={self.target}{read_only}"]
 
 
 @dataclasses.dataclass(frozen=True)

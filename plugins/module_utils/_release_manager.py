@@ -38,7 +38,9 @@ from ansible_collections.cvmfs.publishing.plugins.module_utils._upstream_server 
 CONFIGURATION_DIR = "/etc/cvmfs/repositories.d"
 KEYS_DIR = "/etc/cvmfs/keys"
 S3_DIR = "/etc/cvmfs/s3"
+OTHER_S3_CONFIG = "s3/other.conf"  # below /etc/cvmfs
 SOURCE_DIR = "/source"
+DESTINATION_DIR = "/destination"
 REPOSITORY_LABEL = "io.cvmfs.publishing.repository"
 
 # What the modules that work on a release manager's host have in common. Documented in doc_fragments/release_manager.py.
@@ -197,15 +199,16 @@ class ReleaseManager:
 
         return self._server(execute)
 
-    def server_once(self, *, sources=(), extra_secrets=None, without_configuration=False):
+    def server_once(self, *, sources=(), destinations=(), extra_secrets=None, without_configuration=False):
         """Return ``cvmfs_server`` in a container of its own for each call.
 
-        `extra_secrets` are shown to it besides the usual ones. `without_configuration` is for ``mkfs``, which writes
-        its own.
+        It can write to `destinations`, paths on this host, below /destination. `extra_secrets` are shown to it besides
+        the usual ones. `without_configuration` is for ``mkfs``, which writes its own.
         """
         container = self.container(sources)
         if without_configuration:
             container = dataclasses.replace(self._base(), tmpfs=(*self.template.tmpfs, CONFIGURATION_DIR))
+        container = container.with_mounts([Mount(path, DESTINATION_DIR + path, True) for path in destinations])
         container = dataclasses.replace(container, secrets={**container.secrets, **(extra_secrets or {})})
 
         def execute(command, *, environment=None, **streams):
@@ -215,23 +218,31 @@ class ReleaseManager:
 
         return self._server(execute)
 
-    @contextlib.contextmanager
     def masterkey(self, value, *, warn):
-        """Show the master key to containers for as long as it is needed. Yields the secrets to add to a container's.
+        """Show the master key to containers for as long as it is needed. Yields the secrets to add to a container's."""
+        return self._lent("masterkey", f"keys/{self.fqrn}.masterkey", value, "The master key", warn)
 
-        What was done with the key is done, and what failed is the error to report, so that the key cannot be taken
-        away again is only told to `warn`.
+    def other_bucket(self, s3_config, *, warn):
+        """Show another bucket's ``s3.conf`` to containers, as `masterkey` does. See `OTHER_S3_CONFIG`."""
+        return self._lent("s3other", OTHER_S3_CONFIG, s3_config, "What gives access to another bucket", warn)
+
+    @contextlib.contextmanager
+    def _lent(self, kind, target, value, what, warn):
+        """Show a secret to containers for as long as it is needed.
+
+        What was done with it is done, and what failed is the error to report, so that it cannot be taken away again is
+        only told to `warn`.
         """
-        # A name of its own each time: two runs at once do not take each other's key away.
-        name = secret_name(self.fqrn, "masterkey", secrets.token_hex(6))
+        # A name of its own each time: two runs at once do not take each other's secret away.
+        name = secret_name(self.fqrn, kind, secrets.token_hex(6))
         self.engine.create_secret(name=name, value=value)
         try:
-            yield {f"keys/{self.fqrn}.masterkey": name}
+            yield {target: name}
         finally:
             try:
                 self.engine.remove_secret(name=name)
             except PublishingError as error:
-                warn(f"{error} The master key of {self.fqrn} is still in that secret: remove it by hand.")
+                warn(f"{error} {what} of {self.fqrn} is still in that secret: remove it by hand.")
 
     def signing_secrets(self):
         """Return the secrets with which a container can sign whitelists on this host. PublishingError."""

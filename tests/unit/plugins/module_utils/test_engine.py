@@ -180,6 +180,10 @@ class TestMount:
     def test_a_comma_needs_the_short_form(self) -> None:
         assert _engine.Mount("/a,b", "/source/a,b").arguments == ["-v", "/a,b:/source/a,b:ro"]
 
+    def test_to_write_there(self) -> None:
+        assert _engine.Mount("/a", "/b", is_writable=True).arguments == ["-v", "/a:/b:rw"]
+        assert _engine.Mount("/a:b", "/c", is_writable=True).arguments[1] == "type=bind,source=/a:b,target=/c"
+
     def test_both_at_once_are_refused(self) -> None:
         with pytest.raises(PublishingError, match="No container engine can mount"):
             assert _engine.Mount("/a,b:c", "/source").arguments

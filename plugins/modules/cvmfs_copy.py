@@ -1,0 +1,169 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the cvmfs.publishing authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: cvmfs_copy
+short_description: Copy a CernVM-FS repository between its bucket and another storage
+version_added: 0.1.0
+description:
+  - Copies a repository as it is, from a directory or another bucket to its own bucket, or from there to a directory.
+    Tags, old revisions, the whitelist and all signatures stay what they are. Nothing is signed, and no private key is
+    needed.
+  - Every object is compared with its name on the way. Objects that are there already are not copied again, so that a
+    copy that broke off goes on, and one that is repeated brings over what is new.
+  - The repository may be used and published to while it is copied. The manifest comes last, so that at every moment
+    the destination has no repository, or a whole one. A repository that was published to in the destination is left
+    alone.
+  - Copying runs in a container that is gone afterwards. While it runs, a playbook shows how far it is.
+author:
+  - The cvmfs.publishing authors (@cvmfs)
+extends_documentation_fragment:
+  - cvmfs.publishing.release_manager
+  - cvmfs.publishing.attributes
+  - cvmfs.publishing.attributes.action_group
+attributes:
+  check_mode:
+    support: full
+    details:
+      - It compares the lists of both sides' objects.
+  diff_mode:
+    support: full
+options:
+  source:
+    description:
+      - A directory of the host with the repository, as CernVM-FS's own tools keep it in C(/srv/cvmfs).
+    type: path
+  source_s3_config:
+    description:
+      - The content of an C(s3.conf) for the bucket from which to copy, in which the repository is below its name.
+      - It is on the host only while this lasts.
+    type: str
+  destination:
+    description:
+      - A directory of the host to copy to. It must be there, and belong to the user who runs the container.
+      - In O(destination), objects are files as CernVM-FS's own tools keep them.
+    type: path
+  overwrite:
+    description:
+      - Whether to replace a repository that is no older state of the one that is copied. What was published there is
+        lost.
+    type: bool
+    default: false
+seealso:
+  - module: cvmfs.publishing.cvmfs_check
+"""
+
+EXAMPLES = r"""
+- name: Bring a repository from local storage to its bucket
+  cvmfs.publishing.cvmfs_copy:
+    repository: software.example.org
+    source: /srv/cvmfs/software.example.org
+
+- name: Take it back
+  cvmfs.publishing.cvmfs_copy:
+    repository: software.example.org
+    destination: /srv/cvmfs/software.example.org
+"""
+
+RETURN = r"""
+revision:
+  description: The newest revision of the source.
+  returned: success, unless check mode predicts that the host is to be prepared first
+  type: int
+root_hash:
+  description: The hash of its root catalog.
+  returned: success, unless check mode predicts that the host is to be prepared first
+  type: str
+objects:
+  description: How many objects were copied, or would be.
+  returned: success, unless check mode predicts that the host is to be prepared first
+  type: int
+bytes:
+  description: Their size.
+  returned: success, unless check mode predicts that the host is to be prepared first
+  type: int
+present:
+  description: How many objects were in the destination already.
+  returned: success, unless check mode predicts that the host is to be prepared first
+  type: int
+"""
+
+import contextlib
+import os
+
+from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError
+from ansible_collections.cvmfs.publishing.plugins.module_utils._module import PublishingModule
+from ansible_collections.cvmfs.publishing.plugins.module_utils._release_manager import (
+    ARGUMENT_SPEC,
+    DESTINATION_DIR,
+    OTHER_S3_CONFIG,
+    SOURCE_DIR,
+    NotConfigured,
+    ReleaseManager,
+    source_path,
+)
+
+SIDES = ("source", "source_s3_config", "destination")
+
+
+class Copy(PublishingModule):
+    argument_spec = dict(
+        source=dict(type="path"),
+        source_s3_config=dict(type="str", no_log=True),
+        destination=dict(type="path"),
+        overwrite=dict(type="bool", default=False),
+        **ARGUMENT_SPEC,
+    )
+    module_options = dict(mutually_exclusive=[SIDES], required_one_of=[SIDES])
+
+    def execute(self):
+        try:
+            release_manager = ReleaseManager.of_params(self.params)
+        except NotConfigured:
+            if not self.check_mode:
+                raise
+            self.changed = True  # the role was to prepare this host, which it did not in check mode
+            return
+        with contextlib.ExitStack() as stack:
+            server, sides = self._prepare(release_manager, stack)
+            report = server.copy(**sides, overwrite=self.params["overwrite"], dry_run=self.check_mode)
+        self.changed = report["changed"]
+        self.result.update({key: report[key] for key in ("revision", "root_hash", "objects", "bytes", "present")})
+        self.before = {"objects": report["present"]}
+        self.after = {"objects": report["present"] + report["objects"], "revision": report["revision"]}
+
+    def _prepare(self, release_manager, stack):
+        """Return ``cvmfs_server`` in a container that sees the other storage, and what that is called there."""
+        if self.params["source"]:
+            path = _directory(self.params["source"])
+            return release_manager.server_once(sources=[path]), {"source": _local(SOURCE_DIR + path)}
+        if self.params["destination"]:
+            path = _directory(self.params["destination"])
+            return release_manager.server_once(destinations=[path]), {"destination": _local(DESTINATION_DIR + path)}
+        lent = stack.enter_context(release_manager.other_bucket(self.params["source_s3_config"], warn=self.module.warn))
+        storage = f"S3,/tmp,{release_manager.fqrn}@/etc/cvmfs/{OTHER_S3_CONFIG}"
+        return release_manager.server_once(extra_secrets=lent), {"source": storage}
+
+
+def _directory(path):
+    path = source_path(path)
+    if not os.path.isdir(path) or "," in path:
+        raise PublishingError(f"{path} is no directory that CVMFS_UPSTREAM_STORAGE can name", remedy="Give another.")
+    return path
+
+
+def _local(path):
+    return f"local,{path}/data/txn,{path}"
+
+
+def main():
+    Copy.main()
+
+
+if __name__ == "__main__":
+    main()
