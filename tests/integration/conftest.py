@@ -228,9 +228,10 @@ def running_site(
     endpoint: str | None = None,
     s3: dict[str, Any] | None = None,
     server: dict[str, Any] | None = None,
+    is_created: bool = True,
     **variables: Any,
 ) -> Iterator[Site]:
-    """Have a site with an empty repository, for as long as the context lasts.
+    """Have a site with an empty repository, for as long as the context lasts; with none unless it `is_created`.
 
     `endpoint` is the storage by another way, `s3` what is said about it besides, `server` is for server.conf, and
     `variables` are for the inventory.
@@ -247,7 +248,8 @@ def running_site(
     site = Site(directory, repository, engine, endpoint or os.environ["CVMFS_TEST_S3_ENDPOINT"], s3 or {}, server or {})
     site.write_inventory(**variables)
     try:
-        site.play("site").expect()
+        if is_created:
+            site.play("site").expect()
         yield site
     finally:
         clean(site)
