@@ -64,8 +64,8 @@ lock: ## Pin all requirements to the latest versions, with hashes (needs uv)
 test: lint test-unit test-publisher test-images test-integration test-molecule test-sanity ## All checks, and all tests but the slow ones
 
 .PHONY: test-extended
-test-extended: ## The slow ones: docker, memory
-	status=0; for suite in test-docker test-slow; do $(MAKE) "$$suite" || status=1; done; exit "$$status"
+test-extended: ## The slow ones: docker, image with compilers, memory
+	status=0; for suite in test-docker test-shell test-slow; do $(MAKE) "$$suite" || status=1; done; exit "$$status"
 
 .PHONY: lint
 lint: venv ## shellcheck, ruff, mypy, yamllint, ansible-lint
@@ -90,7 +90,12 @@ test-slow: venv images ## That publishing a large release takes little memory (m
 
 .PHONY: test-images
 test-images: venv images ## Tests of the images and of the tools that build and start them
-	$(ENVIRONMENT); $(WITH_ROOTLESS) tools/with-ceph $(PYTEST) -k 'not docker' tests/images
+	$(ENVIRONMENT); $(WITH_ROOTLESS) tools/with-ceph $(PYTEST) -k 'not docker' --ignore tests/images/test_shell.py tests/images
+
+.PHONY: test-shell
+test-shell: venv images ## The image with compilers and editors (minutes; a gigabyte)
+	tools/build-images shell
+	$(ENVIRONMENT); $(PYTEST) tests/images/test_shell.py
 
 .PHONY: test-integration
 test-integration: venv images ## Modules and roles on real podman and real Ceph

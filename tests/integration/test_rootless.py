@@ -23,6 +23,7 @@ import yaml
 
 from .conftest import Site, clean
 from .plays import run_tasks, secret_names
+from .terminal import Terminal
 
 pytestmark = pytest.mark.parametrize("site", ["podman"], indirect=True)
 
@@ -59,12 +60,17 @@ class RootlessSite(Site):
         """Where the role puts it by default."""
         return self.user.home / ".config" / "cvmfs-publishing"
 
+    @property
+    def command(self) -> pathlib.Path:
+        """Where the role installs it by default."""
+        return self.user.home / ".local" / "bin" / "cvmfs-release-manager"
+
     def write_inventory(self, **changes: Any) -> None:
         super().write_inventory(**changes)
         path = self.directory / "inventory.yml"
         inventory = yaml.safe_load(path.read_text())
         variables = inventory["all"]["hosts"]["localhost"]
-        del variables["release_manager_config_dir"]
+        del variables["release_manager_config_dir"], variables["release_manager_command_path"]
         host = {"ansible_python_interpreter": "/usr/bin/python3"}
         if self.user.program:
             become = {"become": True, "become_method": "ansible.builtin.su", "become_user": self.user.name}
@@ -146,6 +152,28 @@ def test_transaction_publish_verify(rootless: RootlessSite, release: pathlib.Pat
     assert not again["changed"], again
     assert not rootless.has_container()
     assert rootless.revision() == published["revision"]
+
+
+def test_shell(rootless: RootlessSite) -> None:
+    """The user edits the repository in place, on a terminal that is lost, and publishes from another."""
+    command = [*filter(None, [rootless.user.program]), str(rootless.command)]
+    with Terminal([*command, "shell", rootless.repository]) as terminal:
+        terminal.expect("is writable")
+        terminal.type(
+            "mkdir -p by-hand/old && mv by-hand/old by-hand/new && echo kept >by-hand/new/file && echo did-$((40+2))"
+        )
+        terminal.expect("did-42")
+    with Terminal([*command, "attach", rootless.repository]) as terminal:
+        terminal.type("cat by-hand/new/file; exit")
+        terminal.expect("kept\r\n")
+        terminal.expect("back to the shell? ")
+        terminal.type("publish by-hand")
+        terminal.expect("tagged by-hand")
+        assert terminal.end() == 0
+    assert not rootless.has_container()
+    script = f"rm -r /cvmfs/{rootless.repository}/by-hand && id -u >/cvmfs/{rootless.repository}/ran"
+    printed = rootless.user.run(str(rootless.command), "run", rootless.repository, "--", "sh", "-c", script)
+    assert "published revision" in printed
 
 
 def test_container_is_the_users(rootless: RootlessSite, release: pathlib.Path) -> None:
