@@ -71,6 +71,7 @@ GRAMMAR: list[tuple[str, int, str]] = [
     ("update-info -e -f file", 3, "argument -f: not allowed with argument -e"),
     (f"tag -h {NAME} -a", 3, "argument -a: expected one argument"),
     (f"ingest -t a.tar --directory b -b c {NAME}", 3, "argument --directory: not allowed with argument -t"),
+    (f"ingest --image a --directory b -b c {NAME}", 3, "argument --directory: not allowed with argument --image"),
     (f"resign -d 0 {NAME}", 3, "argument -d: 0 is not a number from 1 to 36500"),
     (f"resign -w {NAME} -w", 3, "argument -w: expected one argument"),
     ("import", 3, "the following arguments are required: FQRN"),
@@ -98,6 +99,11 @@ GRAMMAR: list[tuple[str, int, str]] = [
     (f"eliminate-bulk-hashes -x {NAME}", 3, "unrecognized arguments: -x"),
     (f"fix-stats -x {NAME}", 3, "unrecognized arguments: -x"),
     (f"migrate -f {NAME}", 3, "unrecognized arguments: -f"),
+    (f"copy {NAME}", 3, "one of the arguments --from --to is required"),
+    (f"copy --from local,a,b --to local,c,d {NAME}", 3, "argument --to: not allowed with argument --from"),
+    (f"info -x {NAME}", 3, "unrecognized arguments: -x"),
+    (f"list-tags -q {NAME}", 3, "unrecognized arguments: -q"),
+    (f"lstags {NAME} another.example.org", 3, "unrecognized arguments: another.example.org"),
 ]
 
 SENSE: list[tuple[str, str]] = [
@@ -144,8 +150,9 @@ SENSE: list[tuple[str, str]] = [
     ("check -a -t tag", "-a checks all repositories"),
     ("abort -f unknown.example.org", "There is no "),
     ("ingest -b / -t - ../etc", "'..' is not a repository name"),
-    ("ingest unknown.example.org", "There is nothing to do. Use --tar_file or --directory"),
+    ("ingest unknown.example.org", "There is nothing to do. Use --tar_file, --directory or --image"),
     ("ingest -b sw unknown.example.org", "There is a base directory, but nothing to put there"),
+    ("ingest --image-reference 1.0 -d a unknown.example.org", "--image-reference is for --image"),
     ("ingest -t x.tar unknown.example.org", "There is no place for x.tar. Add --base_dir"),
     ("ingest -d / unknown.example.org", "The root of a repository cannot be deleted"),
     ("ingest -d a/../b unknown.example.org", "'a/../b' is not a path inside a repository"),
@@ -200,6 +207,10 @@ SENSE: list[tuple[str, str]] = [
     ("migrate unknown.example.org", "There is no "),
     ("migrate ../etc", "'../etc' is not a repository name"),
     ("check ../etc", "'../etc' is not a repository name"),
+    ("copy --from local,a,b unknown.example.org", "There is no "),
+    ("mount unknown.example.org", "There is no "),
+    ("enter unknown.example.org", "There is no "),
+    ("lstags unknown.example.org", "There is no "),
 ]
 
 
@@ -250,6 +261,13 @@ UPSTREAM = (
 def test_all_subcommands_of_upstream(command: str) -> None:
     """Each of them is there, or is refused by its name."""
     assert command in COMMANDS or refusal_of(command) is not None
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_table_is_whole(command: str) -> None:
+    """Each subcommand has wrong uses in these tables, of its grammar, and of its sense if it has any."""
+    assert command in {arguments.partition(" ")[0] for arguments, _, _ in GRAMMAR}
+    assert command in {arguments.partition(" ")[0] for arguments, _ in SENSE} | {"list"}
 
 
 @pytest.mark.parametrize(("arguments", "says"), SENSE)
