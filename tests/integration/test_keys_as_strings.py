@@ -47,6 +47,8 @@ def test_the_playbooks_need_no_files(sealed: Site, source: pathlib.Path) -> None
 
 
 def test_half_a_set_of_keys_is_refused(sealed: Site) -> None:
-    run = sealed.play(str(sealed.directory / "hosts"), cvmfs_keys={sealed.repository: {"pub": "x", "masterkey": "y"}}).expect(2)
+    run = sealed.play(
+        str(sealed.directory / "hosts"), cvmfs_keys={sealed.repository: {"pub": "x", "masterkey": "y"}}
+    ).expect(2)
     assert f"The keys of {sealed.repository} that are given as strings must be pub, crt and key" in run.output
     assert "A master key belongs into cvmfs_masterkeys" in run.output
