@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What was backed up comes back: keys that were lost, and a bucket that was lost. What is there is not overwritten."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+import stat
+from collections.abc import Iterator
+
+import pytest
+
+from .conftest import Site, running_site
+from .plays import Bucket
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site whose keys and bucket are lost now and then."""
+    with running_site(tmp_path_factory.mktemp("site"), "podman") as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def backup_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Where the backups are."""
+    return tmp_path_factory.mktemp("backup")
+
+
+def test_where_to(site: Site) -> None:
+    assert "Say where to put the backup" in site.play("backup").expect(2).output
+    assert "Say where the backup is" in site.play("restore").expect(2).output
+
+
+def test_keys(site: Site, backup_dir: pathlib.Path) -> None:
+    assert site.play("backup", "--check", backup_dir=str(backup_dir)).expect().changed > 0
+    assert not list(backup_dir.iterdir())
+    assert site.play("backup", backup_dir=str(backup_dir)).expect().changed > 0
+    assert site.play("backup", backup_dir=str(backup_dir)).expect().changed == 0
+    kept = backup_dir / site.repository
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o700
+    private = [kept / f"{site.repository}.{suffix}" for suffix in ("masterkey", "key", "s3.conf")]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in private] == [0o400] * 3
+    assert site.repository in (kept / "repository.yml").read_text()
+
+
+def test_a_key_that_clients_do_not_trust_is_no_backup(site: Site, backup_dir: pathlib.Path) -> None:
+    (site.keys / "mine").mkdir()
+    own = [site.keys / f"{site.repository}.{suffix}" for suffix in ("key", "crt")]
+    for path in own:
+        shutil.copy(path, site.keys / "mine")
+    (old,) = site.manager("cvmfs_repository_info")["whitelist"]["fingerprints"]
+    site.module("cvmfs_keys", repository=site.repository, directory=str(site.keys), replaces=old)
+    try:
+        run = site.play("backup", backup_dir=f"{backup_dir}-2").expect(2)
+        assert "does not list the certificate" in run.output
+        run = site.play("restore", backup_dir=str(backup_dir)).expect(2)
+        assert "is another than the one in" in run.output
+    finally:
+        for path in own:
+            path.unlink()
+            shutil.copy(site.keys / "mine" / path.name, path)
+
+
+def test_lost_keys_come_back(site: Site, backup_dir: pathlib.Path, source: pathlib.Path) -> None:
+    before = {path.name: path.read_bytes() for path in site.keys.iterdir() if path.is_file()}
+    shutil.rmtree(site.keys)
+    site.play("restore", backup_dir=str(backup_dir)).expect()
+    after = {path.name: path.read_bytes() for path in site.keys.iterdir()}
+    assert after == {name: data for name, data in before.items() if name in after}
+    assert f"{site.repository}.masterkey" in after
+    assert site.play("restore", backup_dir=str(backup_dir)).expect().changed == 0
+    site.publish(source, "sw/1.0").expect()
+
+
+def test_a_lost_bucket_comes_back(
+    site: Site, backup_dir: pathlib.Path, source: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    site.publish(source, "sw/1.0", tag="v1").expect()
+    (source / "more").write_text("more")
+    site.publish(source, "sw/1.0").expect()
+    places = {"backup_dir": str(backup_dir), "bucket_dir": str(tmp_path / "buckets")}
+    site.play("backup", "--check", **places).expect()
+    assert site.play("backup", **places).expect().changed > 0
+    assert site.play("backup", **places).expect().changed == 0
+    revision, before = site.revision(), Bucket(site).objects(lease=False)
+    wanted = {"repository": site.repository, "state": "absent", "confirm": site.repository}
+    site.play("repository", **wanted).expect()
+    assert "does not exist" in site.play("restore", backup_dir=str(backup_dir)).expect(2).output
+    assert site.play("restore", **places).expect().changed > 0
+    assert site.revision() == revision
+    ours = f"{site.repository}/"
+    after = Bucket(site).objects(lease=False)
+    assert {key for key in after if key.startswith(ours)} == {key for key in before if key.startswith(ours)}
+    site.verify(source, "sw/1.0").expect()
+    site.play("check", integrity=True).expect()
+    site.play("rollback", repository=site.repository, tag="v1").expect()
+    # Meanwhile published to: it is not taken back to what it was
+    assert "add --overwrite" in site.play("restore", **places).expect(2).output
+    assert site.revision() == revision + 1
