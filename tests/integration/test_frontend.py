@@ -26,15 +26,21 @@ import boto3
 import pytest
 import yaml
 
-from .conftest import ROOT, Run, Site, running_site
+from .conftest import Run, Site, running_site
 from .test_private_ca import Authority, tls_front
 
-HOST_IMAGE = "localhost/cvmfs-molecule-host:trixie"
-# The package would start the welcome page at once, at a port of the whole machine.
-CONTAINERFILE = f"""\
-FROM {HOST_IMAGE}
+IMAGE = "localhost/cvmfs-test-frontend"
+# nginx is not to start by itself, with a welcome page at a port of the whole machine.
+CONTAINERFILE = """\
+FROM localhost/cvmfs-debian-base:trixie
 RUN printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d && chmod 0755 /usr/sbin/policy-rc.d \\
- && apt-get update && apt-get install -y --no-install-recommends nginx && systemctl disable nginx
+ && apt-get update \\
+ && apt-get install -y --no-install-recommends dbus nginx python3 systemd systemd-sysv \\
+ && systemctl disable nginx \\
+ && systemctl mask dev-hugepages.mount sys-fs-fuse-connections.mount systemd-udevd.service systemd-logind.service \\
+        console-getty.service getty.target systemd-networkd.service apt-daily.timer apt-daily-upgrade.timer
+STOPSIGNAL SIGRTMIN+3
+CMD ["/lib/systemd/systemd"]
 """
 
 
@@ -163,14 +169,13 @@ def frontends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Frontends]:
         (content / "tool").write_text("#!/bin/sh\n")
         (content / "big").write_bytes(os.urandom(3 << 20))
         site.publish(content, "sw/1.0").expect()
-        subprocess.run(["podman", "build", "-q", "-t", HOST_IMAGE, ROOT / "molecule/shared/host"], check=True)
-        build = ["podman", "build", "-q", "-t", "localhost/cvmfs-test-frontend", "-f", "-", str(content)]
+        build = ["podman", "build", "-q", "-t", IMAGE, "-f", "-", str(content)]
         subprocess.run(build, input=CONTAINERFILE, text=True, check=True, stdout=subprocess.DEVNULL)
         names = [f"cvmfs-test-frontend-{uuid.uuid4().hex[:8]}" for _ in range(2)]
         for name in names:
             options = ["--network=host", "--systemd=always", "--cap-add=SYS_ADMIN", f"--hostname={name}"]
             stack.callback(subprocess.run, ["podman", "rm", "-f", "-t0", name], check=False, capture_output=True)
-            start = ["podman", "run", "-d", "--name", name, *options, "localhost/cvmfs-test-frontend"]
+            start = ["podman", "run", "-d", "--name", name, *options, IMAGE]
             subprocess.run(start, check=True, stdout=subprocess.DEVNULL)
         found = Frontends(site, {name: _free_port() for name in names})
         for instance in range(len(names)):
@@ -383,7 +388,7 @@ def test_bad_input_is_refused(frontends: Frontends) -> None:
         ({"stratum0_frontend_tls_key": "/etc/ssl/key.pem"}, "stratum0_frontend_tls_certificate and"),
         ({"stratum0_frontend_repositories": {"a;b": {"s3": {"endpoint": endpoint, "bucket": "b"}}}}, "a;b is not"),
         ({"stratum0_frontend_repositories": {"a.b": {"s3": {"endpoint": endpoint, "bucket": "b;"}}}}, "a.b is not"),
-        ({"stratum0_frontend_port": "many"}, "stratum0_frontend_port"),
+        ({"stratum0_frontend_tls_port": "many"}, "stratum0_frontend_tls_port"),
     ):
         assert message in frontends.configure(**variables).expect(2).output.replace("\n", " ")
     assert frontends.configuration() == before
