@@ -45,6 +45,7 @@ options:
         description:
           - A directory of the host, or a tar file, which may be compressed with gzip, bzip2, xz or zstd.
           - With O(content[].image), a container image.
+          - With O(content[].s3_prefix), a file with the settings of a bucket.
         type: path
         required: true
       base_dir:
@@ -78,6 +79,11 @@ options:
       image_reference:
         description:
           - Which image, where O(content[].source) has several.
+        type: str
+      s3_prefix:
+        description:
+          - The source is a file of the host with S3 settings and credentials, as C(s3.conf) of CernVM-FS.
+          - What its bucket has below this prefix is published; V(/) is everything. Objects become files.
         type: str
   delete:
     description:
@@ -225,6 +231,7 @@ class Publish(PublishingModule):
                 allow_empty=dict(type="bool", default=False),
                 image=dict(type="bool", default=False),
                 image_reference=dict(type="str"),
+                s3_prefix=dict(type="str"),
             ),
         ),
         delete=dict(type="list", elements="str", default=[]),

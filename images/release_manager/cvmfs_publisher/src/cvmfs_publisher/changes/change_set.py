@@ -58,6 +58,8 @@ class Content:
     :param allow_empty: an empty source may empty a base directory
     :param image: the source is a container image: an OCI layout, a tar file of one, or an archive of ``docker save``
     :param image_reference: which image, where there are several
+    :param s3_prefix: the source is a file of S3 settings, as ``s3.conf``, and the content what its bucket has below
+        this; ``/`` is everything
     """
 
     source: str
@@ -69,6 +71,7 @@ class Content:
     allow_empty: bool = False
     image: bool = False
     image_reference: str | None = None
+    s3_prefix: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +116,8 @@ class ChangeSet:
 
         The document is ``{"version": 1, "changes": [...]}``. A change is either ``{"delete": PATH}`` or
         ``{"source": FILE, "base_dir": PATH, "mode": "mirror"|"merge"}``. To the latter, ``"nested_catalog": true`` and
-        ``"allow_empty": true`` can be added, and for a container image ``"image": true`` and
-        ``"image_reference": NAME``.
+        ``"allow_empty": true`` can be added, for a container image ``"image": true`` and
+        ``"image_reference": NAME``, and for a bucket, whose settings are the source then, ``"s3_prefix": PREFIX``.
 
         :param label: names the document in messages
         :raises UsageError: when it is not of this form
@@ -147,6 +150,7 @@ class ChangeSet:
         keep_ownership: bool = False,
         image: bool = False,
         image_reference: str | None = None,
+        s3_prefix: str | None = None,
     ) -> Self:
         """Return the change set of the options of ``cvmfs_server ingest``: deletions first, then the content.
 
@@ -154,13 +158,15 @@ class ChangeSet:
         """
         if source is None and base_dir is not None:
             raise UsageError(
-                "There is a base directory, but nothing to put there", remedy="Add --tar_file, --directory or --image"
+                "There is a base directory, but nothing to put there",
+                remedy="Add --tar_file, --directory, --image or --s3",
             )
         if source is not None and base_dir is None:
             raise UsageError(f"There is no place for {source}", remedy="Add --base_dir; / is the repository's root")
         if source is None and not delete:
             raise UsageError(
-                "There is nothing to do", remedy="Use --tar_file, --directory or --image with --base_dir, or --delete"
+                "There is nothing to do",
+                remedy="Use --tar_file, --directory, --image or --s3 with --base_dir, or --delete",
             )
         if keep_ownership and (user or group):
             raise UsageError(
@@ -180,6 +186,7 @@ class ChangeSet:
                     nested_catalog=nested_catalog,
                     image=image,
                     image_reference=image_reference,
+                    s3_prefix=s3_prefix,
                 )
             )
         return cls(tuple(changes))
@@ -220,7 +227,10 @@ def _parse_change(item: object, label: str) -> Change:
             allow_empty=fields.take("allow_empty", bool, default=False),
             image=fields.take("image", bool, default=False),
             image_reference=fields.take("image_reference", str) if "image_reference" in fields else None,
+            s3_prefix=fields.take("s3_prefix", str) if "s3_prefix" in fields else None,
         )
+        if change.image and change.s3_prefix is not None:
+            raise UsageError(f"{label} is about an image and about a bucket", remedy="Make two changes of it")
         if change.image_reference is not None and not change.image:
             raise UsageError(f"{label} has a reference of an image, but no image", remedy='Add "image": true')
     fields.end()

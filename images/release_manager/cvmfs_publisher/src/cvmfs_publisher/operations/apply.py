@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from ..catalog import CatalogTree, WritableCatalogTree
 from ..changes.archive import ArchiveSource, TarOptions, TarSource
+from ..changes.bucket import BucketSource
 from ..changes.change_set import STANDARD_INPUT, Change, ChangeSet, Content, Deletion, Mode, UnionChanges
 from ..changes.directory import DirectorySource, count_files
 from ..changes.dirtab import DIRTAB, MAX_SIZE, Dirtab
@@ -27,6 +28,7 @@ from ..content import ContentPipeline, fetch_file
 from ..errors import SourceError, UnreadableSource, UsageError
 from ..paths import ROOT, display, is_below
 from ..progress import Progress
+from ..storage import open_store
 
 __all__ = ["ApplyOptions", "ChangeReport", "ContentDone", "PathList", "apply_changes"]
 
@@ -169,7 +171,7 @@ def _refuse_outside(draft: Draft, change: UnionChanges, source: UnionSource) -> 
 
 @contextlib.contextmanager
 def _open(draft: Draft, change: Content, label: str) -> Iterator[Source]:
-    """Open a directory, or an archive or image, whose content is taken at once."""
+    """Open a directory or bucket, or an archive or image, whose content is taken at once."""
     options = draft.options
     if _is_directory(change):
         yield DirectorySource(
@@ -187,6 +189,19 @@ def _open(draft: Draft, change: Content, label: str) -> Iterator[Source]:
         "with_xattrs": options.include_xattrs,
     }
     with contextlib.ExitStack() as stack:
+        if change.s3_prefix is not None:
+            store = open_store(f"S3,,{change.s3_prefix.strip('/')}@{change.source}")
+            bucket = f"{change.s3_prefix.strip('/') or 'all'} in {store.describe()}"
+            yield stack.enter_context(
+                BucketSource(
+                    store,
+                    bucket,
+                    options.scratch_dir,
+                    owner=change.owner or options.owner,
+                    timestamp=options.timestamp,
+                )
+            )
+            return
         source: TarSource
         if change.image:
             image = Image(Path(change.source), change.image_reference)
@@ -221,7 +236,8 @@ def _label(source: str) -> str:
 
 
 def _is_directory(change: Content) -> bool:
-    return not change.image and change.source != STANDARD_INPUT and os.path.isdir(change.source)
+    is_plain = not change.image and change.s3_prefix is None
+    return is_plain and change.source != STANDARD_INPUT and os.path.isdir(change.source)
 
 
 def _show_totals(changes: Sequence[Change], progress: Progress | None) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Publish a tar file, a directory or a container image in a transaction of its own.
+"""Publish a tar file, a directory, a container image or a bucket in a transaction of its own.
 
-Upstream's options for tar files, and more: --directory takes a directory, --image a container image, and --mirror makes
-the base directory equal to the source, where otherwise the source is merged into it.
+Upstream's options for tar files, and more: --directory takes a directory, --image a container image, --s3 a bucket, and
+--mirror makes the base directory equal to the source, where otherwise the source is merged into it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--image", metavar="PATH", help="container image: OCI layout, tar file of one, or archive of docker save"
     )
+    source.add_argument(
+        "--s3", metavar="FILE", help="S3 bucket, by a file of settings as s3.conf; its objects become files"
+    )
+    parser.add_argument("--s3-prefix", metavar="PREFIX", help="take what --s3 has below this; by default all")
     parser.add_argument("--image-reference", metavar="NAME", help="which image, where --image has several")
     parser.add_argument("-b", "--base_dir", metavar="PATH", help="where in the repository the content goes")
     parser.add_argument(
@@ -53,8 +57,10 @@ def run(options: argparse.Namespace) -> int:
     name = environment.resolve((options.repository or "").partition("/")[0] or None)
     if options.image_reference is not None and options.image is None:
         raise UsageError("--image-reference is for --image", remedy="Add --image, or leave it out")
+    if options.s3_prefix is not None and options.s3 is None:
+        raise UsageError("--s3-prefix is for --s3", remedy="Add --s3, or leave it out")
     changes = ChangeSet.of_ingest(
-        source=options.directory or options.tar_file or options.image,
+        source=options.directory or options.tar_file or options.image or options.s3,
         base_dir=_inside(options.base_dir, name) if options.base_dir is not None else None,
         delete=[_inside(path, name) for path in options.delete],
         mirror=options.mirror,
@@ -64,6 +70,7 @@ def run(options: argparse.Namespace) -> int:
         keep_ownership=options.keep_ownership,
         image=options.image is not None,
         image_reference=options.image_reference,
+        s3_prefix=(options.s3_prefix or "") if options.s3 else None,
     )
     publish_options = PublishOptions(tag=options.tag, tag_description=options.tag_description)
     result = ingest(environment, name, changes, publish_options, dry_run=options.dry_run)
