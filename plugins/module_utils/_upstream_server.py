@@ -223,6 +223,11 @@ class UpstreamServer(CvmfsServer):
 
     def _bring_in(self, report, change, dry_run, checksum):
         source, target = change["source"], self._path(change["base_dir"])
+        if change.get("image") or "s3_prefix" in change:
+            raise PublishingError(
+                f"The upstream engine publishes directories, and {source} is a container image or a bucket's settings",
+                remedy="Unpack or download it, or use the native engine's image, which reads both.",
+            )
         kinds = self._mounted("find", source, "-maxdepth", "1", "-printf", "%y").strip()
         if kinds[:1] != "d":
             raise PublishingError(
