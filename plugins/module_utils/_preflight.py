@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import queue
+import re
 import statistics
 import threading
 import time
@@ -29,6 +30,7 @@ _CONDITIONAL = (
     "Concurrent publishers would lose updates there. Use a service with conditional writes, such as Ceph RGW."
 )
 _SIZE = 4096  # bytes of a probe object: most objects of a repository are as small
+_ONE_SEGMENT = 512  # bytes of an object that goes into one TCP segment with its header: longer ones are not delayed
 _PUTS = 256
 _PUT_CONNECTIONS = 16
 _PUT_SECONDS = 3  # a slow service need not take all of them
@@ -218,9 +220,9 @@ class Preflight:
 
     @s3_errors("measure bucket {0.name}")
     def get_latencies(self):
-        """Return how many seconds a small GET takes: on a connection that is kept alive, and with a new one."""
+        """Return how many seconds small GETs took, on a connection that is kept alive and on new ones."""
         url = self._url(self._key) if self._public_read else self._presigned("get_object", self._key)
-        self._client.put_object(Bucket=self.name, Key=self._key, Body=bytes(_SIZE))
+        self._client.put_object(Bucket=self.name, Key=self._key, Body=bytes(_ONE_SEGMENT))
         try:
             new = []
             for _number in range(_NEW_CONNECTIONS):
@@ -237,14 +239,18 @@ class Preflight:
                     kept.append(time.perf_counter() - begin)
         finally:
             self._client.delete_object(Bucket=self.name, Key=self._key)
-        return statistics.median(kept), statistics.median(new)
+        return kept, new
 
 
 def nodelay_advice(kept, new):
-    """Return what to change, given latencies on kept-alive and on new connections: a list, mostly empty."""
-    if kept - new < _DELAYED_ACK:
+    """Return what to change, given all latencies on kept-alive and on new connections: a list, mostly empty.
+
+    A busy machine makes some of them longer, but nothing makes one shorter than the delay of an acknowledgement.
+    """
+    delayed, possible = statistics.quantiles(kept, n=4)[0], min(new)
+    if delayed - possible < _DELAYED_ACK:
         return []
-    return [_NODELAY.format(kept=1000 * kept, new=1000 * new)]
+    return [_NODELAY.format(kept=1000 * delayed, new=1000 * possible)]
 
 
 def _request(connection, method, url, body=None):
@@ -254,11 +260,12 @@ def _request(connection, method, url, body=None):
     try:
         connection.request(method, target, body=body)
         response = connection.getresponse()
-        response.read()
+        reason = re.search(rb"<Code>(\w+)</Code>", response.read())
     except (OSError, http.client.HTTPException) as error:
         raise HttpError(f"{method} {where} gets no answer: {error or type(error).__name__}") from None
     if response.status != 200:
-        raise HttpError(f"{method} {where} answers {response.status} {response.reason}", status=response.status)
+        what = reason[1].decode() if reason else response.reason
+        raise HttpError(f"{method} {where} answers {response.status} {what}", status=response.status)
 
 
 def _is_refusal(error):

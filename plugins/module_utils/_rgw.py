@@ -45,6 +45,9 @@ NO_BUCKETS = -1
 # What `radosgw-admin` exits with for what does not exist; other failures, such as no connection, have other codes.
 _NO_SUCH_USER = 22  # EINVAL
 _NO_SUCH_BUCKET = "(2002)"
+# Neither way tells anything about a bucket without an index but that it is there.
+_NO_INDEX = "indexless buckets"
+WITHOUT_INDEX = {"index_type": "Indexless", "owner": None, "placement_rule": None}
 _TIMEOUT = 60
 _REMEDIES = {
     "AccessDenied": "Its user needs capabilities: radosgw-admin caps add --uid=UID --caps='users=*;buckets=*'.",
@@ -96,7 +99,7 @@ class Gateway(abc.ABC):
 
     @abc.abstractmethod
     def bucket(self, name):
-        """Return a bucket with its statistics and its quota, or None."""
+        """Return a bucket with its statistics and its quota, WITHOUT_INDEX if it has no index, or None."""
 
     @abc.abstractmethod
     def set_bucket_quota(self, name, owner, size):
@@ -141,6 +144,8 @@ class RadosgwAdmin(Gateway):
         completed = self._run("bucket", "stats", f"--bucket={name}")
         if completed.rc != 0 and _NO_SUCH_BUCKET in completed.stderr:
             return None
+        if completed.rc != 0 and _NO_INDEX in completed.stdout + completed.stderr:
+            return WITHOUT_INDEX
         return self._document(completed, f"bucket {name}")
 
     def set_bucket_quota(self, name, owner, size):
@@ -197,16 +202,17 @@ class AdminApi(Gateway):
         self._request("PUT", "user", "quota", uid=uid, quota_type="user", **_quota_parameters(size))
 
     def bucket(self, name):
-        return self._look("bucket", bucket=name, stats="true")
+        return self._look("bucket", WITHOUT_INDEX, bucket=name, stats="true")
 
     def set_bucket_quota(self, name, owner, size):
         self._request("PUT", "bucket", "quota", uid=owner, bucket=name, **_quota_parameters(size))
 
-    def _look(self, resource, **parameters):
+    def _look(self, resource, empty=None, **parameters):
         try:
-            return _parsed(self._request("GET", resource, **parameters), self._endpoint)
+            answer = self._request("GET", resource, **parameters)
         except _NoSuchThing:
             return None
+        return _parsed(answer, self._endpoint) if answer or empty is None else empty
 
     def _request(self, method, resource, part=None, **parameters):
         doing = f"Cannot {method} {resource}{' ' + part if part else ''} by the admin API of {self._endpoint}"

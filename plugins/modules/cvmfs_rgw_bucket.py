@@ -71,11 +71,11 @@ bucket:
   type: str
 owner:
   description: The user who owns the bucket.
-  returned: the bucket exists
+  returned: the bucket exists, and has an index
   type: str
 placement:
   description: The placement target.
-  returned: the bucket exists
+  returned: the bucket exists, and has an index
   type: str
   sample: default-placement
 indexed:
@@ -154,7 +154,7 @@ class RgwBucket(PublishingModule):
         if self.after != self.before:
             self._set_quota((bucket or {}).get("owner"))
         wanted = dict(self.after)
-        if self.params["placement"] and bucket is not None:
+        if self.params["placement"] and self.before["placement"]:
             wanted["placement"] = _target(self.params["placement"])
         self.result["differences"] = differences(self.before, wanted)
         if wanted["placement"] != self.after["placement"]:
@@ -190,7 +190,8 @@ class RgwBucket(PublishingModule):
 
 
 def _placement(bucket):
-    return _target(bucket["placement_rule"]) if bucket else None
+    rule = (bucket or {}).get("placement_rule")
+    return _target(rule) if rule else None
 
 
 def _target(placement):

@@ -97,7 +97,7 @@ put_rate:
   type: float
   sample: 640.5
 get_latency_ms:
-  description: How long a C(GET) of 4 KiB takes on a connection that is kept alive, in milliseconds. It is a median.
+  description: How long a C(GET) of 512 bytes takes on a connection that is kept alive, in milliseconds. It is a median.
   returned: O(measure=true), but not in check mode
   type: float
   sample: 0.8
@@ -112,6 +112,8 @@ advice:
   type: list
   elements: str
 """
+
+import statistics
 
 from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError
 from ansible_collections.cvmfs.publishing.plugins.module_utils._module import PublishingModule
@@ -151,8 +153,8 @@ class S3Preflight(PublishingModule):
         kept, new = self.preflight.get_latencies()
         self.result.update(
             put_rate=round(self.preflight.put_rate(), 1),
-            get_latency_ms=round(1000 * kept, 2),
-            get_latency_new_connection_ms=round(1000 * new, 2),
+            get_latency_ms=round(1000 * statistics.median(kept), 2),
+            get_latency_new_connection_ms=round(1000 * statistics.median(new), 2),
             advice=nodelay_advice(kept, new),
         )
         for advice in self.result["advice"]:

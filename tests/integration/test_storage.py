@@ -128,15 +128,62 @@ class TestPublisher:
         assert not [path for path in kept if secret in path.read_bytes()]
 
 
+def test_drift_is_reported(site: Site) -> None:
+    """What somebody has changed behind Ansible's back is named in check mode, and repaired without it."""
+    assert site.play("storage", "--check", fail_on_difference=True).expect().changed == 0
+    client = s3(site.endpoint, site.owner_keys())
+    policy = json.loads(client.get_bucket_policy(Bucket=site.repository)["Policy"])
+    policy["Statement"].append({**policy["Statement"][0], "Sid": "intruder", "Action": ["s3:PutObject"]})
+    client.put_bucket_policy(Bucket=site.repository, Policy=json.dumps(policy))
+    admin("user", "modify", f"--uid=cvmfs-{site.repository}-publisher", "--max-buckets=5")
+    run = site.play("storage", "--check", "--diff", fail_on_difference=True).expect(2)
+    assert run.changed == 2
+    for difference in ("intruder", '"name": "max_buckets"', '"current": 5', '"desired": -1'):
+        assert difference in run.output
+    assert "the storage is, or was, not as the inventory says" in run.output
+    assert site.play("storage").expect().changed == 2
+    run = site.play("storage", fail_on_difference=True).expect()
+    assert run.changed == 0
+    assert "put_rate" in run.output
+
+
+def test_keys_are_replaced_while_a_transaction_is_open(site: Site, source: pathlib.Path) -> None:
+    """It goes on with the old key, which is removed when nobody needs it any more."""
+    rotation = {"repository": site.repository}
+    old = {"access_key": site.access_key, "secret_key": site.secret_key}
+    assert (
+        f"That of {site.repository} is {old['access_key']}" in site.play("rotate_s3_keys", **rotation).expect(2).output
+    )
+    rotation["replaces"] = old["access_key"]
+    assert site.play("rotate_s3_keys", "--check", **rotation).expect().changed > 0
+    assert site.access_key == old["access_key"]
+    transaction = site.manager("cvmfs_transaction", sources=[str(source)])["transaction"]["id"]
+    run = site.play("rotate_s3_keys", **rotation).expect(2)
+    assert f"may have begun with the key {old['access_key']}" in run.output
+    new = {"access_key": site.access_key, "secret_key": site.secret_key}
+    assert new != old
+    for keys in (old, new):
+        s3(site.endpoint, keys).put_object(Bucket=site.repository, Key=f"{site.repository}/probe", Body=b"x")
+    content = [{"source": str(source), "base_dir": "sw/rotated"}]
+    assert site.manager("cvmfs_publish", transaction=transaction, content=content)["changed"]
+    assert site.play("rotate_s3_keys", **rotation).expect().changed == 1
+    assert site.play("rotate_s3_keys", **rotation).expect().changed == 0
+    with pytest.raises(ClientError, match="InvalidAccessKeyId"):
+        s3(site.endpoint, old).delete_object(Bucket=site.repository, Key=f"{site.repository}/probe")
+    s3(site.endpoint, new).delete_object(Bucket=site.repository, Key=f"{site.repository}/probe")
+    (source / "more").write_text("more")
+    site.publish(source, "sw/rotated").expect()
+
+
 def test_a_quota(site: Site, source: pathlib.Path) -> None:
     """The bucket's own. What does not fit is refused in words, and more room is a change of the inventory."""
     try:
-        site.s3["quota_bytes"] = 1 << 20
+        site.s3["quota_bytes"] = 24 << 20
         site.write_inventory(**_admin_variables(site))
         assert site.play("site", "--check").expect().changed == 1
         assert site.play("site").expect().changed == 1
         assert site.play("site").expect().changed == 0
-        (source / "huge").write_bytes(os.urandom(4 << 20))
+        (source / "huge").write_bytes(os.urandom(32 << 20))
         run = site.publish(source, "sw/quota").expect(2)
         assert "quota" in run.output.lower()
     finally:
