@@ -20,6 +20,7 @@ import sys
 
 from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError
 from ansible_collections.cvmfs.publishing.plugins.module_utils._interactive import Workplace
+from ansible_collections.cvmfs.publishing.plugins.module_utils._permissions import Person
 from ansible_collections.cvmfs.publishing.plugins.module_utils._reader import timestamp
 from ansible_collections.cvmfs.publishing.plugins.module_utils._release_manager import (
     ReleaseManager,
@@ -36,8 +37,11 @@ def main(argv=None, *, config_dir=None):
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
     options = _parse(sys.argv[1:] if argv is None else argv)
-    options.config_dir = options.config_dir or config_dir or default_config_dir()
+    usual = config_dir or default_config_dir()
     try:
+        if options.config_dir is not None:
+            _refuse_other_configuration(usual)
+        options.config_dir = options.config_dir or usual
         return options.do(options) or 0
     except PublishingError as error:
         sys.stderr.write(f"{PROGRAM}: {error}\n")
@@ -74,6 +78,15 @@ def _parse(argv):
     run.add_argument("-a", "--tag", help="name of the new revision")
     run.add_argument("-m", "--message", metavar="TEXT", help="description of the tag")
     run.usage = f"{PROGRAM} run [-h] [--source PATH]... [-a TAG] [-m TEXT] FQRN[/PATH] -- COMMAND..."
+
+    ingest = _subcommand(
+        subcommands, "ingest", _ingest, "publish a tar archive from standard input, without a shell in a container"
+    )
+    ingest.add_argument("target", metavar="FQRN/PATH", help="repository, and the directory that the archive goes to")
+    ingest.add_argument("--mirror", action="store_true", help="remove from the directory what the archive has not")
+    ingest.add_argument("--dry-run", action="store_true", help="only show what would change")
+    ingest.add_argument("-a", "--tag", help="name of the new revision")
+    ingest.add_argument("-m", "--message", metavar="TEXT", help="description of the tag")
 
     status = _subcommand(subcommands, "status", _status, "show revisions and open transactions")
     status.add_argument("--json", action="store_true", help="print one JSON document")
@@ -150,6 +163,18 @@ def _run(options):
         sources = [directory]
     workplace.open(path=path, sources=sources)
     return workplace.run(options.command, directory=directory, tag=options.tag, description=options.message)
+
+
+def _ingest(options):
+    """Publish what is only ever data: its sender never is in a container, and so not where the keys are."""
+    fqrn, _slash, path = options.target.partition("/")
+    release_manager = _load(options, fqrn, path=path)
+    command = ["cvmfs_server", "ingest", "-t", "-", "-b", path or "/"]
+    command += ["--mirror"] if options.mirror else []
+    command += ["--dry-run"] if options.dry_run else []
+    command += ["-a", options.tag] if options.tag else []
+    command += ["-m", options.message] if options.message else []
+    return release_manager.engine.run_attached(container=release_manager.container(), command=[*command, fqrn])
 
 
 def _status(options):
@@ -252,9 +277,21 @@ def _workplace(options, fqrn):
     return Workplace(_load(options, fqrn), say=_say, ask=_ask)
 
 
-def _load(options, fqrn):
-    """Return the release manager, whose containers are those of one user."""
+def _load(options, fqrn, path=None):
+    """Return the release manager, whose containers are those of one user.
+
+    Its permissions are kept: a shell is for those who may work in the whole repository, as it is where the keys are.
+    """
     release_manager = ReleaseManager.load(config_dir=options.config_dir, fqrn=fqrn)
+    person, permissions = Person.of_process(), release_manager.permissions
+    if person is not None and permissions is not None and options.do is not _status:
+        if options.do is _ingest:
+            person.require(permissions, fqrn, path)
+        elif not person.may_everything(permissions):
+            raise PublishingError(
+                f"{person.account} may not do this with {fqrn}, whose permissions let some people work in parts of it",
+                remedy=f"Publish with {PROGRAM} ingest {fqrn}/PATH <ARCHIVE.",
+            )
     owner = os.stat(release_manager.config_dir).st_uid
     if os.geteuid() not in (0, owner):
         name = "root" if owner == 0 else pwd.getpwuid(owner).pw_name
@@ -262,6 +299,18 @@ def _load(options, fqrn):
             f"The release manager of {fqrn} is not yours", remedy=f"Become {name}, for example with sudo --user={name}."
         )
     return release_manager
+
+
+def _refuse_other_configuration(usual):
+    """Refuse another configuration, which would say what it likes, to who comes by sudo where there are permissions."""
+    if Person.of_process() is None:
+        return
+    for name in _configured(usual):
+        if ReleaseManager.load(config_dir=usual, fqrn=name).permissions is not None:
+            raise PublishingError(
+                "--config-dir is not for use by sudo, as a repository of this host has permissions",
+                remedy=f"Leave it out: {PROGRAM} knows its configuration.",
+            )
 
 
 def _configured(config_dir):

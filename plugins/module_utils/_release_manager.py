@@ -92,6 +92,8 @@ class ReleaseManager:
     progress_path: str = None
     upstream_version: str = None
     "Of CernVM-FS's own tools, if the image is of the upstream engine."
+    permissions: dict = None
+    "Who may publish where, of those who come by sudo; None where they may do all that sudo lets them."
 
     @classmethod
     def of_params(cls, params):
@@ -129,6 +131,7 @@ class ReleaseManager:
                 masterkey_secret=facts.get("masterkey_secret"),
                 progress_path=progress_path,
                 upstream_version=facts.get("upstream_version"),
+                permissions=facts.get("permissions"),
             )
         except FileNotFoundError:
             raise NotConfigured(
