@@ -129,7 +129,7 @@ def test_keys_that_are_nowhere(site: Site, old: OldReleaseManager) -> None:
     (old.config / "keys" / f"{site.repository}.crt").unlink()
     importing = {"repository": site.repository, "host": "localhost", "config": str(old.config)}
     refused = site.play("import", source=str(old.storage), **importing).expect(2)
-    assert f"keys/{site.repository}.crt, nor is it in" in refused.output
+    assert f"keys/{site.repository}.crt, nor is it in {site.keys} on the controller" in refused.output
     assert not site.keys.exists()
 
 

@@ -23,10 +23,11 @@ def add(root: Path, name: str) -> None:
         os.utime(path, ns=(1_234_567_890_000_000_000, 1_234_567_890_000_000_000))
 
 
+@pytest.mark.parametrize("algorithm", ["sha1", "rmd160", "shake128"])
 def test_there_and_back(
-    upstream: Upstream, new_upstream: NewUpstream, served: Directory, bucket: Bucket, tmp_path: Path
+    upstream: Upstream, new_upstream: NewUpstream, served: Directory, bucket: Bucket, tmp_path: Path, algorithm: str
 ) -> None:
-    theirs = new_upstream(served, "-z")
+    theirs = new_upstream(served, "-z", "-a", algorithm)
     copy = tmp_path / "copy"
     add(copy, "first")
     with theirs.publish("-a", "before") as mounted:
