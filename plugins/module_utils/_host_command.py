@@ -20,6 +20,7 @@ import sys
 
 from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError
 from ansible_collections.cvmfs.publishing.plugins.module_utils._interactive import Workplace
+from ansible_collections.cvmfs.publishing.plugins.module_utils._metrics import collect, of_release_manager
 from ansible_collections.cvmfs.publishing.plugins.module_utils._permissions import Person
 from ansible_collections.cvmfs.publishing.plugins.module_utils._reader import timestamp
 from ansible_collections.cvmfs.publishing.plugins.module_utils._release_manager import (
@@ -91,6 +92,9 @@ def _parse(argv):
     status = _subcommand(subcommands, "status", _status, "show revisions and open transactions")
     status.add_argument("--json", action="store_true", help="print one JSON document")
     status.add_argument("repository", nargs="?", metavar="FQRN", help="by default, all of this host")
+
+    metrics = _subcommand(subcommands, "metrics", _metrics, "show what Prometheus should know about repositories")
+    metrics.add_argument("repository", nargs="?", metavar="FQRN", help="by default, all of this host")
 
     abort = _subcommand(subcommands, "abort", _abort, "drop the open transaction with all that was changed in it")
     abort.add_argument(
@@ -188,6 +192,15 @@ def _status(options):
         if not found:
             _say(f"No repositories are configured in {options.config_dir}.")
     return 1 if any(facts["error"] for facts in found) else 0
+
+
+def _metrics(options):
+    names = [options.repository] if options.repository else _configured(options.config_dir)
+    samples = collect([of_release_manager(_load(options, name)) for name in names])
+    sys.stdout.write(samples.render())
+    for problem in samples.problems:
+        sys.stderr.write(f"{PROGRAM}: {problem}\n")
+    return 1 if samples.problems else 0
 
 
 def _describe(release_manager):
