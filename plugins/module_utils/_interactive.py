@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 
-from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import CommandError, PublishingError
+from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError
 from ansible_collections.cvmfs.publishing.plugins.module_utils._release_manager import (
     SOURCE_DIR,
     Occupied,
@@ -144,7 +144,7 @@ class Workplace:
         try:
             changes = self._release_manager.server().worktree_changes()
             self._say(f"{changes['added']} added, {changes['modified']} changed, {changes['removed']} removed.")
-        except CommandError as error:
+        except PublishingError as error:
             self._say(str(error))
 
     def _publish(self, tag=None, description=None):

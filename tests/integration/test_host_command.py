@@ -8,17 +8,30 @@ import pathlib
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from .conftest import Site
+from .conftest import IMAGE, Site, running_site
 from .plays import run_tasks
 from .terminal import Terminal
 
-pytestmark = pytest.mark.parametrize("site", ["podman"], indirect=True)
 QUESTION = "back to the shell? "
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site whose people have a software environment of their own."""
+    name = f"localhost/cvmfs-test-{uuid.uuid4().hex[:12]}:shell"
+    recipe = f"FROM {IMAGE}\nRUN echo ours >/etc/software-environment\n"
+    subprocess.run(["podman", "build", "--quiet", "--tag", name, "-"], check=True, input=recipe, text=True)
+    try:
+        with running_site(tmp_path_factory.mktemp("site"), "podman", release_manager_shell_image=name) as site:
+            yield site
+    finally:
+        subprocess.run(["podman", "rmi", "--force", name], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -203,8 +216,10 @@ def test_run_publishes_what_succeeds(site: Site, command: list[str], tmp_path: p
 
 def test_run_aborts_what_fails(site: Site, command: list[str], tmp_path: pathlib.Path) -> None:
     before = site.revision()
-    script = f"touch /cvmfs/{site.repository}/half-a-release; exit 7"
-    assert "exit code 7" in run(command, "run", site.repository, "--", "sh", "-c", script, rc=7, cwd=tmp_path)
+    script = f"grep ours /etc/software-environment && touch /cvmfs/{site.repository}/half-a-release; exit 7"
+    printed = run(command, "run", site.repository, "--", "sh", "-c", script, rc=7, cwd=tmp_path)
+    assert "exit code 7" in printed
+    assert "ours" in printed
     assert "not found" in run(command, "run", site.repository, "--", "./missing", rc=127, cwd=tmp_path)
     assert site.revision() == before
     assert status(site, command)["lease"] is None
