@@ -128,6 +128,28 @@ class TestPublisher:
         assert not [path for path in kept if secret in path.read_bytes()]
 
 
+def test_repositories_that_share_a_bucket_are_kept_apart(site: Site) -> None:
+    """Each has a publisher, who cannot write to the other one; and looking after one leaves the other alone."""
+    bucket = f"shared-{uuid.uuid4().hex[:8]}"
+    names = [f"{letter}.{bucket}.example.org" for letter in "ab"]
+    shared = {"endpoint": site.endpoint, "bucket": bucket, "rgw_user": f"cvmfs-{bucket}"}
+    repositories = {"cvmfs_repositories": {name: {"s3": shared} for name in names}, "s3_storage_measure": False}
+    try:
+        site.play("storage", **repositories).expect()
+        only = {"s3_storage_repositories": {names[0]: {"s3": shared}}}
+        assert site.play("storage", **repositories, **only).expect().changed == 0
+        assert site.play("storage", **repositories).expect().changed == 0
+        for name, other in (names, names[::-1]):
+            (key,) = admin("user", "info", f"--uid=cvmfs-{name}-publisher")["keys"]
+            client = s3(site.endpoint, key)
+            client.put_object(Bucket=bucket, Key=f"{name}/x", Body=b"")
+            with pytest.raises(ClientError, match="AccessDenied"):
+                client.put_object(Bucket=bucket, Key=f"{other}/x", Body=b"")
+    finally:
+        for uid in (f"cvmfs-{bucket}", *(f"cvmfs-{name}-publisher" for name in names)):
+            admin("user", "rm", f"--uid={uid}", "--purge-data")
+
+
 def test_drift_is_reported(site: Site) -> None:
     """What somebody has changed behind Ansible's back is named in check mode, and repaired without it."""
     assert site.play("storage", "--check", fail_on_difference=True).expect().changed == 0
