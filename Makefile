@@ -64,8 +64,8 @@ lock: ## Pin all requirements to the latest versions, with hashes (needs uv)
 test: lint test-unit test-publisher test-images test-integration test-molecule test-sanity ## All checks, and all tests but the slow ones
 
 .PHONY: test-extended
-test-extended: ## The slow ones: docker, image with compilers, memory
-	status=0; for suite in test-docker test-shell test-slow; do $(MAKE) "$$suite" || status=1; done; exit "$$status"
+test-extended: ## The slow ones: docker, image with compilers, all Molecule scenarios, memory
+	status=0; for suite in test-docker test-shell test-scenarios test-slow; do $(MAKE) "$$suite" || status=1; done; exit "$$status"
 
 .PHONY: lint
 lint: venv ## shellcheck, ruff, mypy, yamllint, ansible-lint
@@ -110,7 +110,11 @@ test-interop: venv images ## With CernVM-FS's own client and server, where the m
 	$(ENVIRONMENT); tools/with-ceph $(PYTEST) tests/interop
 
 .PHONY: test-molecule
-test-molecule: venv images ## The Molecule scenarios
+test-molecule: venv images ## The Molecule scenario of a whole site
+	$(ENVIRONMENT); tools/with-cgroup2 tools/with-ceph molecule test
+
+.PHONY: test-scenarios
+test-scenarios: venv images ## All Molecule scenarios
 	$(ENVIRONMENT); tools/with-cgroup2 tools/with-ceph molecule test --all
 
 .PHONY: test-sanity

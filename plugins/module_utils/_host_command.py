@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import pwd
@@ -283,7 +284,10 @@ def _abort(options):
 def _server(options):
     release_manager = _load(options, options.repository)
     command = ["cvmfs_server", *options.arguments, *options.command, release_manager.fqrn]
-    return release_manager.engine.run_attached(container=release_manager.container(), command=command)
+    container = release_manager.container()
+    if options.arguments[0] == "resign":
+        container = dataclasses.replace(container, secrets={**container.secrets, **release_manager.signing_secrets()})
+    return release_manager.engine.run_attached(container=container, command=command)
 
 
 def _workplace(options, fqrn):

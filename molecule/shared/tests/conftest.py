@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shlex
 import subprocess
 import typing as t
 
@@ -31,6 +32,36 @@ class Scenario:
     @property
     def repository(self) -> str:
         return str(self.variables["repository"])
+
+    @property
+    def user(self) -> str | None:
+        """Whose the containers are, if not root's."""
+        found: str | None = self.variables["cvmfs_repositories"][self.repository].get("user")
+        return found
+
+    def engine(self, host: testinfra.host.Host, *arguments: str) -> str:
+        """Run a command of the container engine, whoever's it is; its standard output."""
+        words = [self.variables.get("release_manager_engine", "podman"), *arguments]
+        if self.user is not None:
+            uid = host.user(self.user).uid
+            session = ["env", f"XDG_RUNTIME_DIR=/run/user/{uid}"]
+            words = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--init-groups", "--reset-env", *session, *words]
+        return str(host.check_output(" ".join(["cd / &&", *map(shlex.quote, words)])))
+
+    @property
+    def store(self) -> str:
+        """Where the engine keeps secrets on the host."""
+        return f"{self._storage}/secrets/"
+
+    @property
+    def shown(self) -> str:
+        """Where the engine has the files that it shows to a container that runs."""
+        return f"{self._storage}/overlay-containers/"
+
+    @property
+    def _storage(self) -> str:
+        home = f"/var/lib/cvmfs-publishing/{self.user}/.local/share" if self.user else "/var/lib"
+        return f"{home}/containers/storage"
 
     @property
     def url(self) -> str:

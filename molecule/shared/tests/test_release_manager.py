@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import pathlib
 import subprocess
-import typing as t
 from collections.abc import Iterator
 
 import pytest
@@ -16,9 +15,6 @@ from reader import Entry, PublishedTree
 from testinfra.host import Host
 
 SEARCH = pathlib.Path(__file__).parents[3] / "tests/integration/search_secrets.py"
-# Where the engine keeps secrets on the host: its store and, while a container runs, the files that it shows to it
-STORE = "/var/lib/containers/storage/secrets/"
-SHOWN = "/var/lib/containers/storage/overlay-containers/"
 
 
 def listing(host: Host, source: str) -> dict[str, Entry]:
@@ -40,7 +36,11 @@ def listing(host: Host, source: str) -> dict[str, Entry]:
 
 def search(scenario: Scenario) -> list[dict[str, str]]:
     """Look for secrets on all of the host's disk and in all of its processes."""
-    request = {"needles": scenario.secrets(), "roots": ["/", "/run", "/tmp", "/var/lib/containers"], "pids": None}  # noqa: S108
+    request = {
+        "needles": scenario.secrets(),
+        "roots": ["/", "/run", "/tmp", "/var/lib/containers", "/var/lib/cvmfs-publishing"],  # noqa: S108
+        "pids": None,
+    }
     process = subprocess.run(
         ["podman", "exec", "--interactive", scenario.instance, "python3", "-c", SEARCH.read_text()],
         input=json.dumps(request),
@@ -80,19 +80,19 @@ class TestService:
 class TestHost:
     """The host between two publishes, and in the middle of a transaction."""
 
-    def test_nothing_is_left_of_a_publish(self, host: Host) -> None:
-        assert host.check_output("podman ps --all --quiet") == ""
-        assert host.check_output("podman volume ls --quiet") == ""
+    def test_nothing_is_left_of_a_publish(self, host: Host, scenario: Scenario) -> None:
+        assert scenario.engine(host, "ps", "--all", "--quiet") == ""
+        assert scenario.engine(host, "volume", "ls", "--quiet") == ""
 
     def test_engine_has_the_secrets_of_publishing_and_no_master_key(self, host: Host, scenario: Scenario) -> None:
-        names = host.check_output("podman secret ls --format {{.Name}}").split()
+        names = scenario.engine(host, "secret", "ls", "--format", "{{.Name}}").split()
         kinds = sorted(name.removeprefix(f"cvmfs-{scenario.repository}-").rpartition("-")[0] for name in names)
         assert kinds == ["crt", "key", "s3"]
 
     def test_secrets_are_in_the_engines_store_alone(self, scenario: Scenario) -> None:
         found = search(scenario)
         assert {item["needle"] for item in found} == {"S3 secret", "key"}  # it finds what there is to find
-        assert [item for item in found if not item["place"].startswith(STORE)] == []
+        assert [item for item in found if not item["place"].startswith(scenario.store)] == []
         assert {item["mode"] for item in found} == {"0600"}
 
     def test_log_has_no_secret(self, host: Host, scenario: Scenario) -> None:
@@ -119,17 +119,34 @@ class TestOpenTransaction:
     ) -> None:
         found = search(scenario)
         assert {item["needle"] for item in found} == {"S3 secret", "key"}
-        others = [item for item in found if not item["place"].startswith((STORE, SHOWN))]
+        others = [item for item in found if not item["place"].startswith((scenario.store, scenario.shown))]
         assert others == []  # no argument, no environment, no other file
         assert [item for item in found if int(item["mode"], 8) & 0o077] == []
-        description = host.check_output("podman inspect %s", container)
+        description = scenario.engine(host, "inspect", container)
         assert [name for name, secret in scenario.secrets().items() if secret in description] == []
         for path in (f"keys/{scenario.repository}.key", f"s3/{scenario.repository}.conf"):
-            assert host.check_output("podman exec %s stat -c %s /etc/cvmfs/" + path, container, "%a %u") == "400 0"
+            assert scenario.engine(host, "exec", container, "stat", "-c", "%a %u", f"/etc/cvmfs/{path}") == "400 0"
 
-    def test_container_has_the_least_rights(self, host: Host, container: str) -> None:
-        status: t.Any = host.check_output("podman exec %s cat /proc/self/status", container)
+    def test_container_has_the_least_rights(self, host: Host, scenario: Scenario, container: str) -> None:
+        status = scenario.engine(host, "exec", container, "cat", "/proc/self/status")
         fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-        assert fields["CapBnd"] == f"{1 << 2:016x}"  # to read everybody's sources (CAP_DAC_READ_SEARCH), and no more
+        # Root's may read everybody's sources (CAP_DAC_READ_SEARCH), and no more.
+        assert fields["CapBnd"] == f"{0 if scenario.user else 1 << 2:016x}"
         assert fields["NoNewPrivs"] == "1"
-        assert host.run("podman exec %s touch /etc/cvmfs/x", container).failed
+        with pytest.raises(AssertionError, match="Read-only file system"):
+            scenario.engine(host, "exec", container, "touch", "/etc/cvmfs/x")
+        (pid,) = scenario.engine(host, "inspect", "--format", "{{.State.Pid}}", container).split()
+        assert host.file(f"/proc/{pid}").user == (scenario.user or "root")
+
+
+class TestSchedules:
+    """Timers of systemd's."""
+
+    def test_services_work(self, host: Host, scenario: Scenario) -> None:
+        actions = scenario.variables["cvmfs_repositories"][scenario.repository].get("schedules", {})
+        for action in actions:
+            unit = f"cvmfs-{action}@{scenario.repository}"
+            assert host.service(f"{unit}.timer").is_running
+            assert host.service(f"{unit}.timer").is_enabled
+            host.check_output("systemctl start %s", f"{unit}.service")
+            assert host.check_output("systemctl show --property=Result --value %s", f"{unit}.service") == "success"
