@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from .conftest import Site, running_site
-from .plays import Bucket
+from .plays import Bucket, secret_names
 
 
 @pytest.fixture(scope="module")
@@ -172,9 +172,17 @@ class TestRemoval:
         left = [key for key in Bucket(site).objects() if key.startswith(f"{site.repository}/")]
         assert left == []
         assert (site.keys / f"{site.repository}.masterkey").exists()
+        assert secret_names(site) == []
+        assert not (site.config / site.repository).exists()
 
     def test_it_can_be_made_anew(self, site: Site, source: pathlib.Path) -> None:
         """With the same keys, so that clients need nothing new."""
         site.play("repository", repository=site.repository).expect()
         _publish(site, source, "another life")
         _content(site, source, "another life")
+
+
+def test_a_host_to_decommission(site: Site) -> None:
+    """One that there is. What is taken away from it, Molecule's scenario `removal` shows, where it is the only one."""
+    for wrong in ({}, {"host": "unknown.example.org"}):
+        assert "Say which host" in site.play("decommission", **wrong).expect(2).output
