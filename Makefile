@@ -21,6 +21,8 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 ENVIRONMENT := eval "$$(tools/container-env build)"; export PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # Root tests rootless podman with a user made for it; anybody else has no other podman anyway.
 WITH_ROOTLESS := $(if $(filter 0,$(shell id -u)),tools/with-rootless)
+# Suites that take minutes, the most telling first.
+EXTENDED := test-site test-scenarios test-docker test-slow test-shell
 PUBLISHER := images/release_manager/cvmfs_publisher
 
 ##@ Try it
@@ -64,8 +66,12 @@ lock: ## Pin all requirements to the latest versions, with hashes (needs uv)
 test: lint test-unit test-publisher test-images test-integration test-molecule test-sanity ## All checks, and all tests but the slow ones
 
 .PHONY: test-extended
-test-extended: ## The slow ones: docker, image with compilers, all Molecule scenarios, memory
-	status=0; for suite in test-docker test-shell test-scenarios test-slow; do $(MAKE) "$$suite" || status=1; done; exit "$$status"
+test-extended: ## The slow ones: whole sites and guides, docker, all Molecule scenarios, memory, image with compilers
+	status=0; for suite in $(EXTENDED); do $(MAKE) "$$suite" || status=1; done; exit "$$status"
+
+.PHONY: list-extended
+list-extended:
+	@echo $(EXTENDED)
 
 .PHONY: lint
 lint: venv ## shellcheck, ruff, mypy, yamllint, ansible-lint
@@ -99,7 +105,11 @@ test-shell: venv images ## The image with compilers and editors (minutes; a giga
 
 .PHONY: test-integration
 test-integration: venv images ## Modules and roles on real podman and real Ceph
-	$(ENVIRONMENT); $(WITH_ROOTLESS) tools/with-ceph $(PYTEST) $(PARALLEL) -k 'not docker' tests/integration
+	$(ENVIRONMENT); $(WITH_ROOTLESS) tools/with-ceph $(PYTEST) $(PARALLEL) -m 'not extended' -k 'not docker' tests/integration
+
+.PHONY: test-site
+test-site: venv images ## Frontends, monitoring, people's command, day-two work, migration, and the guides' commands (many minutes)
+	$(ENVIRONMENT); $(WITH_ROOTLESS) tools/with-ceph $(PYTEST) $(PARALLEL) -m extended -k 'not docker' tests/integration
 
 .PHONY: test-docker
 test-docker: venv images ## The tests of images and modules that concern docker (root; uses the machine's docker or starts one)

@@ -328,7 +328,8 @@ def change_set(delete, content, sources):
     """Return what tells ``cvmfs_server publish`` what to do. Sources are where the container sees them."""
     changes = [{"delete": path} for path in delete]
     for item, source in zip(content, sources):
-        given = {name: value for name, value in item.items() if value is not None}
+        # What is new is left out unless it is asked for: images of older releases do not know it
+        given = {name: value for name, value in item.items() if value is not None and (name != "image" or value)}
         changes.append({**given, "source": SOURCE_DIR + source})
     return {"version": 1, "changes": changes}
 

@@ -37,8 +37,9 @@ ENGINES = ["podman", pytest.param("docker", marks=pytest.mark.docker)]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known by which `make test-docker` selects."""
+    """Make the markers known by which make selects."""
     config.addinivalue_line("markers", "docker: needs a docker daemon (tools/with-docker)")
+    config.addinivalue_line("markers", "extended: takes minutes (make test-site)")
 
 
 @dataclasses.dataclass

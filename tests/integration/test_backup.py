@@ -13,6 +13,8 @@ import pytest
 from .conftest import Site, running_site
 from .plays import Bucket
 
+pytestmark = pytest.mark.extended
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:

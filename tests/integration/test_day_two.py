@@ -12,6 +12,8 @@ import pytest
 from .conftest import Site, running_site
 from .plays import Bucket, secret_names
 
+pytestmark = pytest.mark.extended
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:

@@ -29,6 +29,8 @@ import yaml
 from .conftest import Run, Site, running_site
 from .test_private_ca import Authority, tls_front
 
+pytestmark = pytest.mark.extended
+
 IMAGE = "localhost/cvmfs-test-frontend"
 # nginx is not to start by itself, with a welcome page at a port of the whole machine.
 CONTAINERFILE = """\

@@ -18,6 +18,8 @@ from .conftest import IMAGE, Site, running_site
 from .plays import run_tasks
 from .terminal import Terminal
 
+pytestmark = pytest.mark.extended
+
 QUESTION = "back to the shell? "
 
 

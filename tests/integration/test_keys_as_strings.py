@@ -13,6 +13,8 @@ import pytest
 
 from .conftest import Site, running_site
 
+pytestmark = pytest.mark.extended
+
 
 @pytest.fixture
 def sealed(tmp_path: pathlib.Path) -> Iterator[Site]:

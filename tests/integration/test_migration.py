@@ -15,6 +15,8 @@ import pytest
 from . import documents
 from .conftest import ENGINES, ROOT, Site, running_site
 
+pytestmark = pytest.mark.extended
+
 PROGRAM = pathlib.Path(sys.executable).with_name("cvmfs_server")
 
 

@@ -27,6 +27,8 @@ import yaml
 from .conftest import ROOT, Site
 from .plays import run_tasks
 
+pytestmark = pytest.mark.extended
+
 RULES = ROOT / "roles/monitoring/files/cvmfs.rules.yml"
 DASHBOARD = ROOT / "roles/monitoring/files/cvmfs.dashboard.json"
 METRICS = ROOT / "plugins/module_utils/_metrics.py"

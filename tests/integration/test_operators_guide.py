@@ -6,8 +6,12 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 
+import pytest
+
 from . import documents
 from .conftest import ROOT, clean, running_site
+
+pytestmark = pytest.mark.extended
 
 
 def test_operators_guide(tmp_path: pathlib.Path, source: pathlib.Path) -> None:

@@ -13,6 +13,8 @@ import pytest
 
 from .conftest import Site, running_site
 
+pytestmark = pytest.mark.extended
+
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:

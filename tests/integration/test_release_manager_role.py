@@ -11,6 +11,8 @@ import pytest
 from .conftest import ENGINES, Site, running_site
 from .plays import secret_names
 
+pytestmark = pytest.mark.extended
+
 
 @pytest.fixture(scope="module", params=ENGINES)
 def own_site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:

@@ -10,7 +10,7 @@ import pytest
 from . import documents
 from .conftest import ROOT, Site
 
-pytestmark = pytest.mark.parametrize("site", ["podman"], indirect=True)
+pytestmark = [pytest.mark.extended, pytest.mark.parametrize("site", ["podman"], indirect=True)]
 
 
 def test_guide(site: Site, source: pathlib.Path) -> None:

@@ -127,9 +127,10 @@ class _Model:
             if self.manager.ingest(mirror(source)).changed:
                 self.note()
         elif kind == "tag":
-            newest = self.manager.manifest().root_hash.hex
-            tags.add(self.manager.environment, NAME, f"tag{number}", root_hash=newest)  # moves it, too
-            self.tags[f"tag{number}"] = self.revisions[-1]
+            newest = self.revisions[-1]
+            if self.tags.get(f"tag{number}") != newest:  # else it is refused, as there is nothing to do
+                tags.add(self.manager.environment, NAME, f"tag{number}", root_hash=newest[0].hex)  # moves it, too
+            self.tags[f"tag{number}"] = newest
         elif kind == "untag" and f"tag{number}" in self.tags:
             tags.remove(self.manager.environment, NAME, [f"tag{number}"])
             del self.tags[f"tag{number}"]
