@@ -187,6 +187,6 @@ def test_build_context_holds_only_what_is_copied(podman: Engine) -> None:
     podman("rmi", image, check=False)
     assert listed, process.stderr
     wanted = re.compile(
-        r"/context/(requirements(-build)?\.txt|cvmfs_publisher/(pyproject\.toml|README\.md|src/cvmfs_publisher/.*\.(py|typed|sql)))"
+        r"/context/(requirements(-build)?\.txt|upstream/prepare|cvmfs_publisher/(pyproject\.toml|README\.md|src/cvmfs_publisher/.*\.(py|typed|sql)))"
     )
     assert [name for name in listed if not wanted.fullmatch(name)] == []

@@ -15,7 +15,8 @@ from changes.repository import OWNER, Repository, merge, mirror
 from cvmfs_publisher.changes.change_set import Content
 from cvmfs_publisher.errors import ConfigurationError, SourceChanged, SourceError, StorageError
 from cvmfs_publisher.storage import S3Config, S3Store
-from operations.managers import s3_settings
+from operations.managers import ReleaseManager, s3_settings
+from operations.reading import published
 
 FILES = {
     "one": b"1",
@@ -86,6 +87,13 @@ def test_only_what_changed_is_read(repository: Repository, other: Other) -> None
     expected = {**FILES, **DIRECTORIES, "a/deep/file": b"DEEP"}
     del expected["one"]
     assert contents(repository) == expected
+
+
+def test_ingest(local: ReleaseManager, other: Other) -> None:
+    local.server("ingest", "--s3", other.conf, "--s3-prefix", other.prefix, "-b", "sw").succeeded()
+    assert published(local).tree[b"sw/a/deep/file"].content == b"deep"
+    local.server("ingest", "--s3", other.conf, "-b", "all").succeeded()
+    assert published(local).tree[b"all/%swise" % other.prefix.encode()].content == b"not this"
 
 
 def test_merge_and_preview(repository: Repository, other: Other) -> None:

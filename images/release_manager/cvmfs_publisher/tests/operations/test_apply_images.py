@@ -20,6 +20,8 @@ from changes.repository import OWNER, TIMESTAMP, Repository, merge, mirror
 from hypothesis import given, settings
 
 from cvmfs_publisher.errors import SourceError, UnreadableSource, UnsafeArchive
+from operations.managers import ReleaseManager
+from operations.reading import published
 from operations.test_apply_archives import archive
 
 REFERENCE = "org.opencontainers.image.ref.name"
@@ -274,6 +276,25 @@ def test_random_layers(tmp_path_factory: pytest.TempPathFactory, layers: list[li
         path.encode(): None if text is None else text.encode() for path, text in expected.items()
     }
     shutil.rmtree(directory)
+
+
+def test_ingest(local: ReleaseManager, tmp_path: Path) -> None:
+    source = docker_archive(tmp_path, LAYERS)
+    options = (
+        "ingest",
+        "--image",
+        source,
+        "--image-reference",
+        "localhost/test:latest",
+        "--mirror",
+        "-b",
+        "sw",
+        "--json",
+    )
+    assert local.server(*options).succeeded().document["changed"]
+    assert published(local).tree[b"sw/bin/tool"].content == b"tool 2"
+    assert not local.server(*options).succeeded().document["changed"]
+    local.refuses("ingest", "--image", source, "--image-reference", "other", "-b", "sw", says=["no image", "other"])
 
 
 # Which image
