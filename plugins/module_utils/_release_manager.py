@@ -105,6 +105,12 @@ class ReleaseManager:
     @action("use the release manager of {fqrn}")
     def load(cls, *, config_dir, fqrn, progress_path=None):
         """Read the configuration that the role has left. PublishingError."""
+        # A path would lead to another configuration, which could say what it likes of permissions, image and secrets.
+        if os.path.basename(fqrn) != fqrn or fqrn in ("", ".", ".."):
+            raise PublishingError(
+                f"{fqrn!r} is not the name of a repository",
+                remedy="Give a fully qualified name, such as software.example.org.",
+            )
         directory = os.path.join(config_dir, fqrn)
         path = os.path.join(directory, "release-manager.json")
         try:

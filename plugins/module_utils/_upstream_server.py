@@ -45,6 +45,14 @@ class UpstreamServer(CvmfsServer):
         super().__init__(**options)
         self._version = version
 
+    def list(self):
+        """Return what the native publisher knows of, with the mounts that CernVM-FS's own tools always make."""
+        found = super().list()
+        for item in found:
+            if item.get("transaction"):
+                item["transaction"] = {**item["transaction"], "mount_point": f"{_MOUNT_DIR}/{item['repository']}"}
+        return found
+
     @action("open a transaction")
     def transaction(self, *, interactive=False, path=""):
         """Open a transaction; the repository is always mounted where the command runs."""

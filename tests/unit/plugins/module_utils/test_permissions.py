@@ -108,3 +108,16 @@ def test_who_may_publish_a_part_may_do_nothing_else(
 ) -> None:
     assert _host_command.main(arguments, config_dir=str(config)) == 1
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [f"../elsewhere/{FQRN}", "", "..", "/absolute"])
+def test_a_path_is_no_repository(
+    config: pathlib.Path, name: str, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else who may call the command by sudo could bring a configuration of their own, without permissions."""
+    own = tmp_path_factory.mktemp("own")
+    (own / "release-manager.json").write_text((config / FQRN / "release-manager.json").read_text())
+    name = str(own) if name == "/absolute" else name
+    for arguments in (["abort", "-f", name], ["server", name, "tag", "-l"], ["attach", name]):
+        assert _host_command.main(arguments, config_dir=str(config)) == 1
+        assert "is not the name of a repository" in capsys.readouterr().err
