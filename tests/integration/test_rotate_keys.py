@@ -10,6 +10,8 @@ import pytest
 
 from .conftest import ENGINES, Site, running_site
 
+pytestmark = pytest.mark.extended
+
 
 @pytest.fixture(params=ENGINES)
 def fresh(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Site:

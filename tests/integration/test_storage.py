@@ -19,6 +19,8 @@ from botocore.exceptions import ClientError
 
 from .conftest import RADOSGW_ADMIN, Site, running_site
 
+pytestmark = pytest.mark.extended
+
 Keys = dict[str, str]
 
 
