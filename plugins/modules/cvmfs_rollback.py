@@ -80,7 +80,9 @@ from ansible_collections.cvmfs.publishing.plugins.module_utils._module import (
 )
 from ansible_collections.cvmfs.publishing.plugins.module_utils._release_manager import ARGUMENT_SPEC, ReleaseManager
 
-_NEWEST, _BEFORE = "trunk", "trunk-previous"  # the tags that are always moved along
+# The tags that are always moved along
+_NEWEST = "trunk"
+_BEFORE = "trunk-previous"
 
 
 class Rollback(PublishingModule):
