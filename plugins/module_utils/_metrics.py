@@ -373,7 +373,7 @@ def main(arguments):
     _write(cache_path, json.dumps(cache))
     _write(output, samples.render())
     for problem in samples.problems:
-        print(problem, file=sys.stderr)
+        sys.stderr.write(f"{problem}\n")
 
 
 if __name__ == "__main__":

@@ -81,11 +81,9 @@ from ansible_collections.cvmfs.publishing.plugins.module_utils._module import (
 
 _MODE = 0o755
 _PACKAGE = _host_command.__name__.rpartition(".")[0]
-_MAIN = """import sys
+_MAIN = """from {module} import main
 
-from {module} import main
-
-sys.exit(main(config_dir={config_dir!r}))
+raise SystemExit(main(config_dir={config_dir!r}))
 """
 
 
