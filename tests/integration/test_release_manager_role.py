@@ -75,6 +75,12 @@ def test_everything_absent(own_site: Site) -> None:
     assert command.exists()
     beside = own_site.config / "notes.txt"
     beside.write_text("somebody else's")
+    opened = own_site.manager("cvmfs_transaction")
+    refused = own_site.play("site", release_manager_state="absent").expect(2)
+    assert f"Somebody has a transaction open on {own_site.repository}" in " ".join(refused.output.split())
+    assert refused.changed == 0
+    assert command.exists()
+    own_site.manager("cvmfs_transaction", state="aborted", id=opened["transaction"]["id"])
     assert own_site.play("site", release_manager_state="absent").expect().changed > 0
     assert not command.exists()
     assert [path.name for path in own_site.config.iterdir()] == ["notes.txt"]
