@@ -185,6 +185,10 @@ def test_same_layer_twice(repository: Repository, tmp_path: Path) -> None:
         ([[("file", "a/b", "1")], [("file", "a", "2")]], {b"a": b"2"}),
         ([[("file", "a", "1")], [("file", "a/b", "2")]], {b"a": None, b"a/b": b"2"}),
         ([[("file", "a/b", "1")], [("symlink", "a", "c")], [("file", "c", "2")]], {b"a": None, b"c": b"2"}),
+        # A directory that became a file, and a directory again
+        ([[("file", "a/b", "1")], [("file", "a", "2")], [("directory", "a", ""), ("file", "a/c", "3")]],
+         {b"a": None, b"a/c": b"3"}),
+        ([[("file", "a/b", "1")], [("file", "a", "2")], [("file", "a/c", "3")]], {b"a": None, b"a/c": b"3"}),
         # A directory that was removed and made again
         ([[("file", "a/b", "1")], [("file", ".wh.a", ""), ("file", "a/c", "2")]], {b"a": None, b"a/c": b"2"}),
         ([[("file", "a/b", "1")], [("file", "a/c", "2"), ("file", ".wh.a", "")]], {b"a": None, b"a/c": b"2"}),
@@ -409,3 +413,78 @@ def test_time_of_implied_directories(repository: Repository, tmp_path: Path) -> 
     lower = archive(("directory", "d", ""), mtime=TIMESTAMP - 1000)
     repository.publish(mirror(oci(tmp_path, [lower, archive(("file", "d/f", "1"))]), image=True))
     assert repository.seen(b"sw")[b"d"].mtime_ns == (TIMESTAMP - 1000) * 10**9
+
+
+def written(directory: Path, files: dict[str, bytes], links: dict[str, str], *, packed: bool) -> Path:
+    """Write what claims to be an archive of docker save: unpacked, or not."""
+    if not packed:
+        (directory / "image").mkdir()
+        for name, data in files.items():
+            (directory / "image" / name).write_bytes(data)
+        for name, target in links.items():
+            (directory / "image" / name).symlink_to(target)
+        return directory / "image"
+    with tarfile.open(directory / "docker.tar", "w") as writer:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            writer.addfile(member, io.BytesIO(data))
+        for name, target in links.items():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.SYMTYPE, target
+            writer.addfile(member)
+    return directory / "docker.tar"
+
+
+DIGEST = digest_of(LAYERS[0])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("layer", "digest", "links"),
+    [
+        (None, DIGEST, {}),
+        (5, DIGEST, {}),
+        ("a\0b", DIGEST, {}),
+        ("\ud800", DIGEST, {}),
+        ("/config.json", DIGEST, {}),
+        ("../config.json", DIGEST, {}),
+        ("layer.tar", DIGEST, {"layer.tar": "nowhere"}),
+        ("layer.tar", None, {}),
+        ("layer.tar", "md5:00", {}),
+    ],
+)
+def test_bad_names_of_layers(
+    repository: Repository, tmp_path: Path, layer: object, digest: object, links: dict[str, str], *, packed: bool
+) -> None:
+    files = {
+        "config.json": json.dumps({"rootfs": {"diff_ids": [digest]}}).encode(),
+        "manifest.json": json.dumps([{"Config": "config.json", "RepoTags": None, "Layers": [layer]}]).encode(),
+        **({} if links else {"layer.tar": LAYERS[0]}),
+    }
+    with pytest.raises(UnsafeArchive):
+        repository.publish(mirror(written(tmp_path, files, links, packed=packed), image=True))
+
+
+def test_link_to_itself(repository: Repository, tmp_path: Path) -> None:
+    source = written(tmp_path, {}, {"manifest.json": "manifest.json"}, packed=True)
+    with pytest.raises(UnsafeArchive, match=r"lacks manifest\.json"):
+        repository.publish(mirror(source, image=True))
+
+
+def test_nothing_outside_of_the_directory_is_read(repository: Repository, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.tar").write_bytes(LAYERS[0])
+    files = {
+        "config.json": json.dumps({"rootfs": {"diff_ids": [DIGEST]}}).encode(),
+        "manifest.json": json.dumps(
+            [{"Config": "config.json", "RepoTags": None, "Layers": [str(tmp_path / "elsewhere.tar")]}]
+        ).encode(),
+    }
+    with pytest.raises(UnsafeArchive, match=r"lacks .*elsewhere\.tar"):
+        repository.publish(mirror(written(tmp_path, files, {}, packed=False), image=True))
+
+
+def test_special_files_that_are_left_out_hide_what_is_below(repository: Repository, tmp_path: Path) -> None:
+    layers = [archive(("file", "a", "1"), ("file", "b", "1")), archive(("fifo", "a", ""))]
+    repository.publish(mirror(oci(tmp_path, layers), image=True), ignore_special_files=True)
+    assert contents(repository) == {b"b": b"1"}

@@ -30,6 +30,7 @@ from ..paths import name as name_of
 from ..paths import parent as parent_of
 from .archive import ContentSink, TarOptions, TarSource, member_path
 from .decompress import InterruptibleStream, open_tar_stream
+from .special import special_kind
 from .tar_format import TRANSFER, Member, TarReader
 
 if TYPE_CHECKING:
@@ -147,6 +148,10 @@ class Image:
         files = found[0]["Layers"]
         if len(digests) != len(files):
             raise self._error(f"has {len(files)} layers, and the digests of {len(digests)}")
+        if not all(isinstance(file, str) for file in files):
+            raise self._error("has a layer whose name is none")
+        for digest in digests:
+            _hash(digest)
         return [Layer(file, digest, is_of_archive=True) for file, digest in zip(files, digests, strict=True)]
 
     def _not_one(self, found: Sequence[object], names: Collection[str | None]) -> SourceError:
@@ -197,14 +202,15 @@ class Image:
         if self._archive is not None:
             member = self._member(name)
             if member is not None:
-                # A link: as docker saves a layer that two images share
-                stream = self._archive.extractfile(member)
-                if stream is not None:
-                    return cast(BinaryIO, stream)
-        elif ".." not in Path(name).parts:
+                # A link, as docker saves a layer that two images share, may lead nowhere, or to itself
+                with contextlib.suppress(KeyError, RecursionError):
+                    stream = self._archive.extractfile(member)
+                    if stream is not None:
+                        return cast(BinaryIO, stream)
+        elif ".." not in Path(name).parts and not Path(name).is_absolute():
             try:
                 return open(self._source / name, "rb")
-            except FileNotFoundError:
+            except (FileNotFoundError, ValueError):  # the latter for names that no file can have
                 pass
             except OSError as error:
                 raise UnreadableSource(
@@ -268,8 +274,12 @@ class ImageSource(TarSource):
                         whiteouts.add(path)  # the place is taken
                     else:
                         self._take(reader, path, member, sink)
+                        if special_kind(member.mode):
+                            whiteouts.add(path)  # it hides what is below also where it is left out
                 else:
                     self._imply_directories(reader, path)
+                    if path in self._directories and not stat.S_ISDIR(member.mode):
+                        whiteouts.add(path)  # a directory of an upper layer, which replaced this, began empty
             if self._dangling:
                 self._mend_links(layer, sink)
             self._whiteouts |= whiteouts
