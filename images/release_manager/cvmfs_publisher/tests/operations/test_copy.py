@@ -3,19 +3,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from cvmfs_publisher.errors import ConcurrentPublish, CorruptObject, StorageError
+from cvmfs_publisher.errors import ConcurrentPublish, CorruptObject, NotInTransaction, StorageError
 from cvmfs_publisher.operations import copy_ as copy_module
 from cvmfs_publisher.operations.copy_ import CopyOptions, copy
 from cvmfs_publisher.repository import MasterKey
 from cvmfs_publisher.repository.lease import LEASE_KEY
 from cvmfs_publisher.repository.manifest import MANIFEST_KEY
+from cvmfs_publisher.repository.reflog import REFLOG_KEY
 from cvmfs_publisher.repository.whitelist import WHITELIST_KEY
 from cvmfs_publisher.storage import LocalStore, ObjectInfo
 from cvmfs_publisher.storage.faults import Fault
@@ -218,6 +220,88 @@ def test_what_was_published_meanwhile_is_copied_too(between_directories: Move, s
     assert objects(new) == objects(old)
 
 
+class MeanwhileAtSource(MixedEnvironment):
+    """Something happens once, just after the source was asked for something.
+
+    :param method: what it was asked
+    :param key: for which object, or objects
+    :param nth: how often
+    """
+
+    def __init__(self, move: Move, method: str, key: str, happens: Callable[[], object], *, nth: int = 1) -> None:
+        super().__init__(move, FaultyEnvironment(move.new))
+        self._method = method
+        self._key = key
+        self._happens = happens
+        self._left = nth
+
+    def store(self, settings):  # type: ignore[no-untyped-def]
+        store = super().store(settings)
+        if settings["CVMFS_UPSTREAM_STORAGE"] == self._move.old.settings["CVMFS_UPSTREAM_STORAGE"]:
+            setattr(store, self._method, functools.partial(self._ask, getattr(store, self._method)))
+        return store
+
+    def _ask(self, method: Callable[[str], object], key: str) -> object:
+        answer = method(key)
+        self._left -= key == self._key
+        if key == self._key and not self._left:
+            self._happens()
+        return answer
+
+
+def test_the_reflog_is_not_ahead_of_what_was_copied(between_directories: Move, source: Path) -> None:
+    old, new = between_directories.old, between_directories.new
+
+    def publish() -> None:
+        (source / "more").write_text("more")
+        old.ingest(mirror(source))
+
+    old.ingest(mirror(source))
+    before = objects(old)
+    # It is read three times: to see that it is there, and before and after the objects
+    environment = MeanwhileAtSource(between_directories, "get", MANIFEST_KEY, publish, nth=3)
+    result = copy(environment, NAME, CopyOptions(**between_directories.options))
+    assert result.revision == 2
+    assert objects(new) == before
+    assert between_directories.copied()["revision"] == 3
+
+
+def test_who_publishes_after_the_lease_was_broken_loses_nothing(between_directories: Move, source: Path) -> None:
+    old, new = between_directories.old, between_directories.new
+    old.ingest(mirror(source))
+    between_directories.copied()
+    (source / "more").write_text("more")
+    old.ingest(mirror(source))
+    other = new.another("other")
+    theirs: dict[str, bytes] = {}
+
+    def publish() -> None:
+        other.server("abort", "-f").succeeded()
+        (source / "theirs").write_text("theirs")
+        other.ingest(mirror(source))
+        theirs.update(objects(new))
+
+    with pytest.raises(NotInTransaction):
+        copy(MeanwhileEnvironment(new, "data/", publish), NAME, CopyOptions(**between_directories.options))
+    assert {key: objects(new)[key] for key in theirs} == theirs
+    other.check()
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_counts_are_right_after_several_passes(between_directories: Move, source: Path, *, dry_run: bool) -> None:
+    old = between_directories.old
+    old.ingest(mirror(source))
+
+    def publish() -> None:
+        (source / "more").write_text("more")
+        old.ingest(mirror(source))
+
+    environment = MeanwhileAtSource(between_directories, "list", "data/00/", publish)
+    result = copy(environment, NAME, CopyOptions(**between_directories.options, dry_run=dry_run))
+    total = len([key for key in objects(old) if key.startswith("data/")])
+    assert (result.objects, result.present, result.revision) == (total, 0, 3)
+
+
 def test_a_source_that_is_never_at_rest(
     between_directories: Move, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,6 +328,28 @@ def test_nothing_that_was_published_there_is_lost(move: Move, source: Path) -> N
     assert published(move.new) == published(move.old)
 
 
+def test_a_newer_revision_stays_whatever_the_reflog_says(between_directories: Move, source: Path) -> None:
+    """The manifest of a revision may have come too late for a backup that has its reflog."""
+    between_directories.old.ingest(mirror(source))
+    between_directories.copied()
+    (source / "there").write_text("there")
+    between_directories.new.ingest(mirror(source))
+    with between_directories.old.store() as store:
+        store.put(REFLOG_KEY, objects(between_directories.new)[REFLOG_KEY])
+    between_directories.refuses("in revision 3", "newer than revision 2", "add --overwrite")
+
+
+def test_the_place_of_another_repository_is_left_alone(between_directories: Move, source: Path) -> None:
+    between_directories.old.ingest(mirror(source))
+    between_directories.copied()
+    other = replace(between_directories.new.manifest(), repository="other.example.org")
+    with between_directories.new.store() as store:
+        store.put(MANIFEST_KEY, other.signed(between_directories.old.environment.repository_key(NAME)))
+    before = between_directories.new.state()
+    refusal(between_directories.copy("--overwrite"), "copy", ["has the repository other.example.org"])
+    assert between_directories.new.state() == before
+
+
 def test_going_back(move: Move, source: Path) -> None:
     """What went on in the new place can be copied back, where the old state still is."""
     move.old.ingest(mirror(source))
@@ -252,6 +358,15 @@ def test_going_back(move: Move, source: Path) -> None:
     move.new.ingest(mirror(source))
     back = Move(move.new, move.old, not move.is_import)
     assert back.copied()["revision"] == 3
+
+
+def test_a_transaction_that_is_open_here_is_no_hindrance_to_a_copy_elsewhere(
+    between_directories: Move, source: Path
+) -> None:
+    move = Move(between_directories.old, between_directories.new, is_import=False)
+    move.old.ingest(mirror(source))
+    move.old.server("transaction").succeeded()
+    move.copied()
 
 
 def test_a_publish_that_is_going_on_there_is_left_alone(move: Move, source: Path) -> None:
@@ -293,3 +408,20 @@ def test_damaged_large_objects_are_refused(
         store.put(key, b"damaged, but large")
     with pytest.raises(CorruptObject, match=key):
         copy(between_directories.new.environment, NAME, CopyOptions(**between_directories.options))
+
+
+def test_large_objects_that_cannot_be_written(
+    between_directories: Move, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store's own error is the one to be seen, though parts of the object are still in its hands."""
+    monkeypatch.setattr(copy_module, "_LARGE", 10)
+    between_directories.old.ingest(mirror(source))
+
+    def put(_store: LocalStore, key: str, data: memoryview, **_options: object) -> None:
+        part = memoryview(data)[:4]
+        raise StorageError(f"{key} was not written behind {bytes(part)!r}")
+
+    monkeypatch.setattr(LocalStore, "put", put)
+    with pytest.raises(StorageError, match="was not written"):
+        copy(between_directories.new.environment, NAME, CopyOptions(**between_directories.options))
+    assert list(between_directories.new.spool.iterdir()) == []

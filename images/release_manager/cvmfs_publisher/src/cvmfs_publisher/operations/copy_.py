@@ -6,7 +6,8 @@ broke off goes on, and one that is repeated brings over what is new. The manifes
 destination holds no repository, or a whole one. Nothing is signed, and no private key is needed.
 
 The source may be published to meanwhile. What is copied counts if the manifest was the same before and after, since
-garbage collection never touches the newest revision, and replaces the manifest; otherwise what came is copied, too.
+garbage collection never touches the newest revision, and replaces the manifest; otherwise what came is copied, too. The
+reflog and the like are read in between, so they know no revision that was not copied.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import contextlib
 import mmap
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ from ..errors import (
     UsageError,
 )
 from ..progress import Progress
-from ..repository import Lease, Manifest, Repository, ServerConfig
+from ..repository import Manifest, Repository, ServerConfig
 from ..repository.lease import LEASE_KEY
 from ..repository.manifest import MANIFEST_KEY
 from ..repository.reflog import REFLOG_KEY
@@ -46,7 +47,7 @@ from ..storage import ObjectInfo, ObjectStore, Version
 from .condemned import CONDEMNED_KEY
 from .environment import Environment
 from .publish import show_progress
-from .transaction import exclusive
+from .transaction import exclusive, leased
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import rsa
@@ -88,7 +89,7 @@ class CopyResult:
     :param revision: the newest one, which the destination now has
     :param objects: number of objects that were copied
     :param bytes: their size
-    :param present: number of objects that were in the destination already
+    :param present: number of objects that were in the destination before
     :param changed: whether anything was written to the destination
     """
 
@@ -112,6 +113,7 @@ def copy(environment: Environment, name: str, options: CopyOptions) -> CopyResul
     :raises RepositoryError: when the destination has something that is no older state of the source's repository
     :raises ConcurrentPublish: when the source changes faster than it can be copied
     :raises InTransaction, LeaseHeld: when somebody publishes to the destination
+    :raises NotInTransaction: when the destination's lease was lost meanwhile; it has its old revision
     """
     settings = environment.settings(name)
     storage = options.source or options.destination
@@ -133,16 +135,24 @@ def copy(environment: Environment, name: str, options: CopyOptions) -> CopyResul
             dry_run=options.dry_run,
         )
         Repository.open(name, source, keys)  # before anything is written for a source that there is not
-        lease = None if options.dry_run else stack.enter_context(exclusive(environment, settings, destination))
+        lease = None
+        if not options.dry_run:
+            is_own = destination is own
+            lease = stack.enter_context(
+                exclusive(environment, settings, own) if is_own else leased(destination, settings.repository)
+            )
         progress = stack.enter_context(show_progress(f"Copying {name}", unit="objects"))
         for _ in range(_MOST_PASSES):
             repository = Repository.open(name, source, keys)
             version = _require_older(repository, destination, overwrite=options.overwrite)
             _copy_objects(source, destination, scratch, result, progress)
+            documents = _read_documents(repository)
             manifest = source.get(MANIFEST_KEY)
             if Manifest.parse(manifest) == repository.manifest:
-                _copy_documents(repository, destination, keys, result)
-                _commit(manifest, version, destination, lease, result)
+                if lease is not None:
+                    lease.renew()
+                _put_documents(documents, repository, destination, keys, result)
+                _commit(manifest, version, destination, result)
                 result.revision = repository.manifest.revision
                 result.root_hash = repository.manifest.root_hash.hex
                 return result
@@ -155,20 +165,28 @@ def copy(environment: Environment, name: str, options: CopyOptions) -> CopyResul
 def _require_older(repository: Repository, destination: ObjectStore, *, overwrite: bool) -> Version | None:
     """Return the version of the destination's manifest; None if there is none.
 
-    :raises RepositoryError: when it is of no revision that the source has had
+    :raises RepositoryError: when it is of another repository, or of no revision that the source has had
     """
     try:
         data, version = destination.get_versioned(MANIFEST_KEY)
     except ObjectNotFound:
         return None
     there = Manifest.parse(data)
+    newest = repository.manifest
+    if there.repository != repository.name:
+        raise RepositoryError(
+            f"{destination.describe()} has the repository {there.repository}",
+            remedy=f"Choose another place for {repository.name}, or remove that repository first",
+        )
     reflog = repository.reflog()
-    is_known = there.root_hash == repository.manifest.root_hash
+    is_known = there.root_hash == newest.root_hash
     is_known |= reflog is not None and reflog.contains(there.root_hash)
-    if not is_known and not overwrite:
+    if not overwrite and (not is_known or there.revision > newest.revision):
+        where = repository.store.describe()
+        problem = f"newer than revision {newest.revision} in {where}" if is_known else f"no revision that {where} knows"
         raise RepositoryError(
             f"{destination.describe()} has {there.repository} in revision {there.revision} ({there.root_hash.hex}), "
-            f"which is no revision that {repository.store.describe()} knows",
+            f"which is {problem}",
             remedy="Either it was published to since it was copied, or its revision was garbage-collected in the "
             "source; to lose it, add --overwrite",
         )
@@ -221,7 +239,10 @@ class _Transfer:
         self._progress = progress
         self._lock = threading.Lock()
         self._lists = _lists(destination)
-        result.present = 0
+        # What an earlier pass has copied was not in the destination before, and counts as copied
+        self._counts_present = result.dry_run or not result.changed
+        if self._counts_present:
+            result.objects = result.bytes = result.present = 0
 
     def compare(self, prefix: str) -> list[ObjectInfo]:
         """Return the objects that only the source has, or the destination in another size."""
@@ -233,8 +254,9 @@ class _Transfer:
                     del wanted[info.key]
         else:
             wanted = {key: info for key, info in wanted.items() if not self._destination.exists(key)}
-        with self._lock:
-            self._result.present += count - len(wanted)
+        if self._counts_present:
+            with self._lock:
+                self._result.present += count - len(wanted)
         return list(wanted.values())
 
     def copy(self, info: ObjectInfo) -> None:
@@ -265,8 +287,8 @@ class _Transfer:
                 stream.flush()
                 if not stream.tell():  # cannot be mapped, and is not what was listed
                     return False
-                with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
-                    return self._put(info, view)
+                # Not closed: where the put fails, its error still holds parts of it
+                return self._put(info, memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)))
         except OSError as error:
             raise PublisherError(
                 f"Cannot write an object to the scratch directory {self._scratch}: {error.strerror}",
@@ -284,13 +306,21 @@ class _Transfer:
         return True
 
 
-def _copy_documents(
-    repository: Repository, destination: ObjectStore, keys: Sequence[rsa.RSAPublicKey], result: CopyResult
+def _read_documents(repository: Repository) -> dict[str, bytes]:
+    """Return what clients do not find by its hash, except for the manifest."""
+    keys = (*_DOCUMENTS, *alt_paths(repository.manifest))
+    return {key: data for key in keys if (data := _get(repository.store, key)) is not None}
+
+
+def _put_documents(
+    documents: Mapping[str, bytes],
+    repository: Repository,
+    destination: ObjectStore,
+    keys: Sequence[rsa.RSAPublicKey],
+    result: CopyResult,
 ) -> None:
-    """Copy what clients do not find by its hash, except for the manifest."""
-    for key in (*_DOCUMENTS, *alt_paths(repository.manifest)):
-        data = _get(repository.store, key)
-        if data is None or data == _get(destination, key):
+    for key, data in documents.items():
+        if data == _get(destination, key):
             continue
         if key == WHITELIST_KEY and _has_newer_whitelist(repository, destination, keys):
             continue
@@ -308,9 +338,7 @@ def _has_newer_whitelist(repository: Repository, destination: ObjectStore, keys:
     return there.lists(repository.certificate) and there.expires > repository.whitelist.expires
 
 
-def _commit(
-    manifest: bytes, version: Version | None, destination: ObjectStore, lease: Lease | None, result: CopyResult
-) -> None:
+def _commit(manifest: bytes, version: Version | None, destination: ObjectStore, result: CopyResult) -> None:
     """Let the destination have the revision.
 
     :raises ConcurrentPublish: when somebody else was faster
@@ -318,9 +346,8 @@ def _commit(
     if _get(destination, MANIFEST_KEY) == manifest:
         return
     result.changed = True
-    if lease is None:
+    if result.dry_run:
         return
-    lease.renew()
     try:
         if version is None:
             destination.put_if_absent(MANIFEST_KEY, manifest)

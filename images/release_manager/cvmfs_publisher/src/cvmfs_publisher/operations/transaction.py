@@ -300,9 +300,19 @@ def exclusive(environment: Environment, settings: ServerConfig, store: ObjectSto
     :raises LeaseHeld: when somebody else has
     """
     require_no_transaction(environment, settings)
+    with leased(store, settings.repository) as lease:
+        yield lease
+
+
+@contextlib.contextmanager
+def leased(store: ObjectStore, name: str) -> Iterator[Lease]:
+    """Hold the lease of a repository that need not be this release manager's own.
+
+    :raises LeaseHeld: when somebody has it
+    """
     lease = Lease.acquire(
         store,
-        settings.repository,
+        name,
         session=new_session(),
         holder=_holder(),
         transaction=str(uuid.uuid4()),
