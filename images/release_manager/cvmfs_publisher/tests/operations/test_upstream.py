@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -167,4 +170,81 @@ def test_only_root_of_the_whole_machine_can_mount(
     uid_map.write_text("         0     100000      65536\n")
     monkeypatch.setattr(upstream, "UID_MAP", uid_map)
     with pytest.raises(PublisherError, match="only root of the whole machine"):
+        upstream.prepare(local.environment, local.environment.settings(NAME))
+
+
+@pytest.mark.usefixtures("prepared")
+def test_an_interrupted_command_is_over_before_the_lease_is_given_back(local: ReleaseManager, tmp_path: Path) -> None:
+    """So are the programs that it has started, as their script does: they would go on to write."""
+    started = tmp_path / "started"
+    script = (
+        "import pathlib, subprocess; child = subprocess.Popen(['sleep', '60']); "
+        f"pathlib.Path({str(started)!r}).write_text(str(child.pid)); child.wait()"
+    )
+    processes: list[subprocess.Popen[bytes]] = []
+
+    class Interrupted(Program):
+        def __call__(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+            process = super().__call__(command)
+            processes.append(process)
+            while not (started.exists() and started.read_text()):
+                time.sleep(0.02)
+            main_thread = threading.main_thread().ident
+            assert main_thread is not None
+            threading.Timer(0.1, signal.pthread_kill, (main_thread, signal.SIGINT)).start()
+            return process
+
+    with pytest.raises(KeyboardInterrupt):
+        upstream.run(local.environment, ["gc", "-f", NAME], Interrupted(local, script=script))
+    assert processes[0].returncode is not None
+    child = Path("/proc", started.read_text(), "status")
+    for _ in range(100):
+        if not child.exists() or "zombie" in child.read_text():
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("the child goes on")
+    assert not is_held(local)
+
+
+@pytest.mark.usefixtures("prepared")
+def test_exit_code_of_a_command_that_was_killed(local: ReleaseManager) -> None:
+    program = Program(local, script="import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    assert upstream.run(local.environment, ["check", NAME], program) == 137
+
+
+@pytest.mark.usefixtures("prepared")
+@pytest.mark.parametrize(
+    ("command", "writes"),
+    [
+        (["check", "-c", NAME], False),
+        (["check", "-cr", NAME], True),
+        (["check", "-s", "/software", NAME], False),
+        (["tag", "-l", NAME], False),
+        (["tag", "-i", "v-r", NAME], False),
+        (["tag", "-m", "text", "-a", "v1", NAME], True),
+        (["tag", "-rv1", NAME], True),
+        (["tag", "--wrong", NAME], False),
+    ],
+)
+def test_what_writes_has_the_lease(local: ReleaseManager, command: list[str], *, writes: bool) -> None:
+    program = Program(local)
+    upstream.run(local.environment, command, program)
+    assert program.was_held == [writes]
+
+
+@pytest.mark.usefixtures("prepared")
+def test_a_time_that_is_none(local: ReleaseManager) -> None:
+    with pytest.raises(UsageError, match="'soon' is no number of seconds"):
+        upstream.run(local.environment, ["transaction", "-t", "soon", NAME], Program(local))
+    assert not is_held(local)
+
+
+def test_a_machine_that_cannot_be_set_up(
+    local: ReleaseManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "uid_map").write_text("0 0 4294967295\n")
+    monkeypatch.setattr(upstream, "UID_MAP", tmp_path / "uid_map")
+    monkeypatch.setattr(upstream, "FSTAB", tmp_path)
+    with pytest.raises(PublisherError, match=f"{NAME} cannot be mounted: .*Is a directory"):
         upstream.prepare(local.environment, local.environment.settings(NAME))

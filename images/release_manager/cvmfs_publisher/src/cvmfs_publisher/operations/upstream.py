@@ -11,6 +11,9 @@ the native publisher's does, and a publish is refused if the newest revision is 
 from __future__ import annotations
 
 import contextlib
+import getopt
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -44,8 +47,10 @@ _WHOLE_MACHINE = ["0", "0", "4294967295"]
 _NOT_MOUNTED = {"help", "list", "version"}
 _WRITING = {
     *("catalog-chown", "eliminate-bulk-hashes", "eliminate-hardlinks", "gc", "ingest", "migrate", "resign", "rollback"),
-    *("tag", "update-repoinfo"),
+    "update-repoinfo",
 }
+_WRITING_OPTIONS = {"check": ("acit:s:r", {"-r"}), "tag": ("a:c:m:h:r:fblxi:", {"-a", "-r"})}
+"""Of what writes on request only: all of its options, and those that ask for it."""
 _REFUSED = {
     "mkfs": "It overwrites a repository that is there",
     "import": "The role cvmfs.publishing.release_manager has configured the repository",
@@ -77,17 +82,17 @@ def run(environment: Environment, arguments: Sequence[str], start: Run | None = 
             remedy=f"Use the native publisher's, which is in this image, too: {_NATIVE}",
         )
     if subcommand in _NOT_MOUNTED:
-        return start(command).wait()
+        return _wait(start(command))
     name, path = _target(environment, arguments)
     settings = environment.settings(name)
     if subcommand == "transaction":
         return _transaction(environment, settings, path, arguments, start)
     if subcommand in ("publish", "abort"):
         return _end(environment, settings, command, start)
-    if subcommand in _WRITING and not _only_lists(arguments):
+    if _writes(arguments):
         return _alone(environment, settings, command, start)
     prepare(environment, settings)
-    return start(command).wait()
+    return _wait(start(command))
 
 
 def prepare(environment: Environment, settings: ServerConfig) -> None:
@@ -102,6 +107,22 @@ def prepare(environment: Environment, settings: ServerConfig) -> None:
             "the whole machine may set",
             remedy="Run this image by root's podman or docker, or use the native image, which works rootless",
         )
+    try:
+        _set_up(environment, name, spool, target)
+    except OSError as error:
+        raise PublisherError(
+            f"{name} cannot be mounted: {error.filename or spool}: {error.strerror}",
+            remedy="Start the container with a volume at /var/spool/cvmfs, and a file system that can be written to",
+        ) from error
+    if find_session(environment, settings) is None or not (spool / "in_transaction.lock").exists():
+        _note_reflog(environment, settings, spool)
+    make_mount_point(target)
+    for place in (spool / "rdonly", target):
+        if system.mounted_at(place) is None:
+            _mount(name, place)
+
+
+def _set_up(environment: Environment, name: str, spool: Path, target: Path) -> None:
     for directory in ("scratch/current", "scratch/wastebin", "rdonly", "tmp", "cache", "ofs_workdir"):
         (spool / directory).mkdir(parents=True, exist_ok=True)
     (spool / "client.local").touch()
@@ -109,12 +130,6 @@ def prepare(environment: Environment, settings: ServerConfig) -> None:
     if f"# added by CernVM-FS for {name}\n" not in lines:
         conf = environment.repository_dir(name)
         FSTAB.resolve().write_text(lines + _FSTAB.format(name=name, spool=spool, conf=conf, target=target))
-    if find_session(environment, settings) is None or not (spool / "in_transaction.lock").exists():
-        _note_reflog(environment, settings, spool)
-    make_mount_point(target)
-    for place in (spool / "rdonly", target):
-        if system.mounted_at(place) is None:
-            _mount(name, place)
 
 
 def _note_reflog(environment: Environment, settings: ServerConfig, spool: Path) -> None:
@@ -149,14 +164,23 @@ def _target(environment: Environment, arguments: Sequence[str]) -> tuple[str, st
     return environment.resolve(None), ""
 
 
-def _only_lists(arguments: Sequence[str]) -> bool:
-    return arguments[0] == "tag" and not any(option[:2] in ("-a", "-r") for option in arguments[1:])
+def _writes(arguments: Sequence[str]) -> bool:
+    if arguments[0] not in _WRITING_OPTIONS:
+        return arguments[0] in _WRITING
+    known, writing = _WRITING_OPTIONS[arguments[0]]
+    try:
+        options, _ = getopt.getopt(list(arguments[1:]), known)
+    except getopt.GetoptError:  # which is theirs to refuse
+        return False
+    return any(option in writing for option, _ in options)
 
 
 def _transaction(
     environment: Environment, settings: ServerConfig, path: str, arguments: Sequence[str], start: Run
 ) -> int:
     timeout = arguments[arguments.index("-t") + 1 :][:1] if "-t" in arguments else []
+    if timeout and not timeout[0].isdecimal():
+        raise UsageError(f"{timeout[0]!r} is no number of seconds", remedy="Say how long to wait: -t SECONDS")
     session = open_transaction(
         environment,
         settings.repository,
@@ -167,7 +191,7 @@ def _transaction(
     )
     try:
         prepare(environment, settings)
-        code = start([PROGRAM, *arguments]).wait()
+        code = _wait(start([PROGRAM, *arguments]))
     except BaseException as error:
         discard_session(environment, session, error)
         raise
@@ -186,7 +210,7 @@ def _end(environment: Environment, settings: ServerConfig, command: Sequence[str
     prepare(environment, settings)
     with contextlib.closing(environment.store(settings)) as store:
         if command[1] == "abort":
-            code = start(command).wait()
+            code = _wait(start(command))
             if code == 0:
                 discard_session(environment, session)
             return code
@@ -215,13 +239,41 @@ def _under(lease: Lease, command: Sequence[str], start: Run, before: Callable[[]
 
         def end(error: BaseException) -> None:
             lost.append(error)
-            process.terminate()
+            _terminate(process)
 
         keeper.on_loss(end)
-        code = process.wait()
+        code = _wait(process)
     if lost:
         raise lost[0]
     return code
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Return a program's exit code, which is 128 and the signal's number if it was killed; end it if we are to end."""
+    try:
+        code = process.wait()
+    except BaseException:
+        _terminate(process)
+        process.wait()
+        raise
+    return code if code >= 0 else 128 - code
+
+
+def _terminate(process: subprocess.Popen[bytes]) -> None:
+    """End a script with the programs that it has started, which would go on without it."""
+    children = _descendants(process.pid)
+    process.terminate()
+    for child in children:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(child, signal.SIGTERM)
+
+
+def _descendants(process: int) -> list[int]:
+    try:
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except OSError:  # it has ended
+        return []
+    return [found for child in map(int, children) for found in (child, *_descendants(child))]
 
 
 def _require_newest(environment: Environment, settings: ServerConfig, session: Session) -> None:
