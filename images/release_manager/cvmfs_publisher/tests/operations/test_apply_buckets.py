@@ -117,6 +117,28 @@ def test_directories_that_consoles_make(repository: Repository, other: Other) ->
     assert contents(repository) == FILES | DIRECTORIES | {"new": None, "new/empty": None}
 
 
+def test_the_directory_that_consoles_make_of_the_prefix(
+    repository: Repository, other: Other, s3_bucket: S3Config
+) -> None:
+    S3Store(replace(s3_bucket, prefix="")).put(f"{other.prefix}/", b"")
+    repository.publish(other.content())
+    assert contents(repository) == FILES | DIRECTORIES
+
+
+@pytest.mark.parametrize("prefix", ["with, comma", "with@at"])
+def test_odd_prefixes(repository: Repository, other: Other, s3_bucket: S3Config, prefix: str) -> None:
+    S3Store(replace(s3_bucket, prefix=prefix)).put("file", b"1")
+    repository.publish(mirror(other.conf, s3_prefix=prefix))
+    assert contents(repository) == {"file": b"1"}
+
+
+def test_names_that_cannot_be_listed(repository: Repository, other: Other) -> None:
+    other.store.put("with \x01", b"x")
+    with pytest.raises(StorageError, match="cannot be listed"):
+        repository.publish(other.content())
+    other.store.delete("with \x01")
+
+
 @pytest.mark.parametrize(
     ("key", "says"),
     [

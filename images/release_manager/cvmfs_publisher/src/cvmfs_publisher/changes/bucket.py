@@ -14,7 +14,6 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
-from xml.etree import ElementTree
 
 from ..catalog.schema import sqlite_errors
 from ..errors import ObjectNotFound, SourceChanged, SourceError
@@ -136,16 +135,12 @@ class BucketSource:
     def _look(self, *, keep: bool) -> bytes:
         """Return what stands for all that the bucket has, and note it."""
         fingerprint = hashlib.sha256()
-        try:
-            for info in self._store.list(""):
-                fingerprint.update(f"{info.key}\0{info.size}\0{info.last_modified.isoformat()}\0".encode())
-                if keep:
-                    self._note(info)
-        except ElementTree.ParseError:
-            raise SourceError(
-                f"{self._label} has an object whose name no XML document can hold, so it cannot be listed",
-                remedy="Rename objects with control characters in their names",
-            ) from None
+        for info in self._store.list(""):
+            if not info.key and not info.size:
+                continue  # as consoles make it for a directory: the prefix itself
+            fingerprint.update(f"{info.key}\0{info.size}\0{info.last_modified.isoformat()}\0".encode())
+            if keep:
+                self._note(info)
         return fingerprint.digest()
 
     def _note(self, info: ObjectInfo) -> None:
@@ -154,7 +149,8 @@ class BucketSource:
         if is_directory:
             path = path[:-1]
         components = path.split(b"/")
-        if path and (not all(components) or {b".", b".."} & set(components) or b"\0" in path):
+        is_root = is_directory and not path
+        if not is_root and (not all(components) or {b".", b".."} & set(components) or b"\0" in path):
             raise self._error(info.key, "whose name cannot be that of a file")
         if any(len(component) > _MAX_NAME for component in components):
             raise self._error(info.key, f"with a component of more than {_MAX_NAME} bytes in its name")

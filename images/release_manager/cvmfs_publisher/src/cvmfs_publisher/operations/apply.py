@@ -28,7 +28,7 @@ from ..content import ContentPipeline, fetch_file
 from ..errors import SourceError, UnreadableSource, UsageError
 from ..paths import ROOT, display, is_below
 from ..progress import Progress
-from ..storage import open_store
+from ..storage import open_bucket
 
 __all__ = ["ApplyOptions", "ChangeReport", "ContentDone", "PathList", "apply_changes"]
 
@@ -190,7 +190,7 @@ def _open(draft: Draft, change: Content, label: str) -> Iterator[Source]:
     }
     with contextlib.ExitStack() as stack:
         if change.s3_prefix is not None:
-            store = open_store(f"S3,,{change.s3_prefix.strip('/')}@{change.source}")
+            store = open_bucket(change.source, change.s3_prefix.strip("/"))
             bucket = f"{change.s3_prefix.strip('/') or 'all'} in {store.describe()}"
             yield stack.enter_context(
                 BucketSource(

@@ -8,7 +8,7 @@ from .preflight import PreflightReport, preflight
 from .s3 import S3Store
 from .s3_config import S3Config
 from .store import Bytes, ObjectInfo, ObjectStore, Permit, Traffic, Version
-from .upstream import open_store
+from .upstream import open_bucket, open_store
 
 __all__ = [
     "Bytes",
@@ -23,6 +23,7 @@ __all__ = [
     "S3Store",
     "Traffic",
     "Version",
+    "open_bucket",
     "open_store",
     "preflight",
 ]

@@ -214,7 +214,13 @@ class S3Store:
             answer = self._request("GET", None, parameters=parameters)
             if answer.status != 200:
                 raise self._error("list", prefix, answer)
-            page = ElementTree.fromstring(answer.response.body)  # noqa: S314  (from the store itself)
+            try:
+                page = ElementTree.fromstring(answer.response.body)  # noqa: S314  (from the store itself)
+            except ElementTree.ParseError:
+                raise StorageError(
+                    f"{self._name(prefix)} at {self._config.endpoint} cannot be listed: the answer is no XML",
+                    remedy="Rename or delete objects with control characters in their names, which XML cannot hold",
+                ) from None
             for item in page.iter(f"{_XML_NAMESPACE}Contents"):
                 text = {child.tag.removeprefix(_XML_NAMESPACE): child.text or "" for child in item}
                 yield ObjectInfo(

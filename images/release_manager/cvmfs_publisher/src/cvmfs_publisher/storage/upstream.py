@@ -39,8 +39,7 @@ def open_store(
             return LocalStore(directory, temporary)
         case ["S3" | "s3", _, location] if location.count("@") == 1:
             prefix, path = location.split("@")
-            reread = functools.partial(S3Config.from_file, path, prefix, authorities)
-            return S3Store(reread(), notify, reread)
+            return open_bucket(path, prefix, notify, authorities=authorities)
         case ["gw", *_]:
             raise ConfigurationError(
                 f"CVMFS_UPSTREAM_STORAGE={upstream} is a repository gateway, which this publisher cannot use",
@@ -50,3 +49,20 @@ def open_store(
         f"CVMFS_UPSTREAM_STORAGE={upstream} is not of a known form",
         remedy="Write it as S3,<temporary directory>,<repository>@<s3.conf> or local,<temporary directory>,<directory>",
     )
+
+
+def open_bucket(
+    path: str,
+    prefix: str,
+    notify: Callable[[str], None] | None = None,
+    *,
+    authorities: Mapping[str, str] | None = None,
+) -> S3Store:
+    """Return what a bucket has below a prefix.
+
+    :param path: the ``s3.conf``, which is read again when its credentials are refused
+    :param notify: as for `open_store`, and so is the rest
+    :raises ConfigurationError: when the ``s3.conf`` is not in order
+    """
+    reread = functools.partial(S3Config.from_file, path, prefix, authorities)
+    return S3Store(reread(), notify, reread)
