@@ -41,10 +41,10 @@ def test_a_log_gets_few_lines() -> None:
         progress.note("the store does not answer")
     lines = stream.getvalue().splitlines()
     assert 3 <= len(lines) <= 5
-    pattern = r"Publishing: \d+ of 1,000 files  \d+ kB of 2.0 MB  [\d,]+ files/s  [\d.]+ [kM]B/s  .* left"
+    pattern = r"Publishing: \d+ of 1,000 files  [\d.]+ [kM]B of 2.0 MB  [\d,]+ files/s  [\d.]+ [kM]B/s  .* left"
     assert all(re.fullmatch(pattern, line) for line in lines[:-2])
     assert lines[-2] == "the store does not answer"
-    assert re.fullmatch(r"Publishing: 500 files, 1.0 MB in 0\.\d s \([\d,]+ files/s, .*/s\)", lines[-1])
+    assert re.fullmatch(r"Publishing: 500 files, 1.0 MB in \d\.\d s \([\d,]+ files/s, .*/s\)", lines[-1])
 
 
 def test_a_terminal_gets_one_line_that_moves() -> None:
