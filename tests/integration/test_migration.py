@@ -101,8 +101,9 @@ def test_there_and_back(site: Site, old: OldReleaseManager, source: pathlib.Path
     # It is a repository like any other now
     site.play("site").expect()
     (source / "new-home").write_text("from a container")
+    settled = site.revision()  # the role's settings may have made a revision
     site.publish(source, "sw").expect()
-    assert site.revision() == 4
+    assert site.revision() == settled + 1
     assert "is no revision that" in site.play("import", **importing).expect(2).output
     # And it goes back to where it came from
     exporting = {**where, "destination": str(old.storage)}
