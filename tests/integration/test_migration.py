@@ -106,11 +106,11 @@ def test_there_and_back(site: Site, old: OldReleaseManager, source: pathlib.Path
     assert site.revision() == settled + 1
     assert "is no revision that" in site.play("import", **importing).expect(2).output
     # And it goes back to where it came from
+    old.server("abort", "-f")
     exporting = {**where, "destination": str(old.storage)}
     assert site.play("export", "--check", **exporting).expect().changed > 0
     assert site.play("export", cut_over=True, **exporting).expect().changed > 0
     assert "transaction" in site.publish(source, "elsewhere").expect(2).output
-    old.server("abort", "-f")
     old.server("check", "-i")
     (source / "home-again").write_text("from the old release manager")
     old.publish(source)
