@@ -30,7 +30,16 @@ from ..paths import parent as parent_of
 from .change_set import Owner
 from .decompress import InterruptibleStream, open_tar_stream
 from .dirtab import DIRTAB, MAX_SIZE
-from .entry import DIRECTORY_SIZE, NO_XATTRS, XATTR_LIMITS, FileContent, Listing, SourceEntry, storable_xattrs
+from .entry import (
+    DIRECTORY_SIZE,
+    NO_XATTRS,
+    XATTR_LIMITS,
+    FileContent,
+    Listing,
+    SourceEntry,
+    implied_directory,
+    storable_xattrs,
+)
 from .graft import GRAFT_PREFIX, MAX_GRAFT
 from .special import REMOVE_SPECIAL, is_device, special_kind
 from .tar_format import REPACK, Member, TarReader
@@ -131,16 +140,7 @@ class TarSource(abc.ABC):
         self._owner = owner
         self._ignore_special_files = ignore_special_files
         self._with_xattrs = with_xattrs
-        self._implied = SourceEntry(
-            name=b"",
-            mode=stat.S_IFDIR | 0o755,
-            uid=default_owner.uid,
-            gid=default_owner.gid,
-            size=DIRECTORY_SIZE,
-            mtime=timestamp,
-            mtime_ns=0,
-            implied=True,
-        )
+        self._implied = implied_directory(default_owner, timestamp)
         self._root = self._implied
         self._dirtab: bytes | None = None
         self._directories = {ROOT}

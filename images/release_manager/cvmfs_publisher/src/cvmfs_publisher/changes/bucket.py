@@ -12,6 +12,7 @@ import hashlib
 import sqlite3
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -23,7 +24,7 @@ from ..paths import parent as parent_of
 from ..storage import ObjectInfo, ObjectStore
 from .change_set import Owner
 from .dirtab import DIRTAB, MAX_SIZE
-from .entry import DIRECTORY_SIZE, Listing, SourceEntry
+from .entry import Listing, SourceEntry, implied_directory
 
 _SCHEMA = """
 PRAGMA journal_mode = OFF;
@@ -56,16 +57,7 @@ class BucketSource:
     def __init__(self, store: ObjectStore, label: str, scratch_dir: Path, *, owner: Owner, timestamp: int) -> None:
         self._store = store
         self._label = label
-        self._directory = SourceEntry(
-            name=b"",
-            mode=stat.S_IFDIR | 0o755,
-            uid=owner.uid,
-            gid=owner.gid,
-            size=DIRECTORY_SIZE,
-            mtime=timestamp,
-            mtime_ns=0,
-            implied=True,
-        )
+        self._directory = implied_directory(owner, timestamp)
         self._file = scratch_dir / "bucket.sqlite"
         self._file.unlink(missing_ok=True)
         self._database = sqlite3.connect(self._file, isolation_level=None)
@@ -92,7 +84,7 @@ class BucketSource:
                 ).fetchall()
                 below = self._database.execute("SELECT name FROM directory WHERE parent = ?", (path,)).fetchall()
             entries = [self._entry(join(path, name), size, modified) for name, size, modified in files]
-            entries += [self._named(name) for (name,) in below]
+            entries += [replace(self._directory, name=name) for (name,) in below]
             entries.sort(key=lambda entry: entry.name)
             yield Listing(path, entries)
             pending.extend(join(path, entry.name) for entry in reversed(entries) if entry.is_directory)
@@ -115,10 +107,7 @@ class BucketSource:
         :raises SourceChanged: when anything was added, replaced or removed
         """
         if self._look(keep=False) != self._fingerprint:
-            raise SourceChanged(
-                f"{self._label} changed while it was being read",
-                remedy="Wait until nothing writes to it, and publish again",
-            )
+            raise _changed(self._label)
 
     def close(self) -> None:
         """Remove the database."""
@@ -182,26 +171,16 @@ class BucketSource:
 
         :param modified: milliseconds since the epoch
         """
-        entry = self._named(name_of(path))
-        entry.mode = stat.S_IFREG | 0o644
-        entry.implied = False
-        entry.size = size
-        entry.mtime, milliseconds = divmod(modified, 1000)
-        entry.mtime_ns = milliseconds * 1_000_000
-        entry.content = _ObjectSource(self._store, path.decode(), size, f"{display(path)} in {self._label}")
-        return entry
-
-    def _named(self, name: bytes) -> SourceEntry:
-        directory = self._directory
+        seconds, milliseconds = divmod(modified, 1000)
         return SourceEntry(
-            name=name,
-            mode=directory.mode,
-            uid=directory.uid,
-            gid=directory.gid,
-            size=directory.size,
-            mtime=directory.mtime,
-            mtime_ns=0,
-            implied=True,
+            name=name_of(path),
+            mode=stat.S_IFREG | 0o644,
+            uid=self._directory.uid,
+            gid=self._directory.gid,
+            size=size,
+            mtime=seconds,
+            mtime_ns=milliseconds * 1_000_000,
+            content=_ObjectSource(self._store, path.decode(), size, f"{display(path)} in {self._label}"),
         )
 
     def _error(self, key: str, problem: str) -> SourceError:
@@ -248,20 +227,20 @@ class _ObjectReader:
                     break
                 self._part = memoryview(part)
         except ObjectNotFound:
-            raise self._changed() from None
+            raise _changed(self._label) from None
         count = min(len(buffer), len(self._part))
         buffer[:count] = self._part[:count]
         self._part = self._part[count:]
         self._left -= count
         if self._left < 0 or (not count and self._left):
-            raise self._changed()
+            raise _changed(self._label)
         return count
 
     def close(self) -> None:
         self._part = memoryview(b"")
 
-    def _changed(self) -> SourceChanged:
-        return SourceChanged(
-            f"{self._label} changed while it was being read",
-            remedy="Wait until nothing writes to it, and publish again",
-        )
+
+def _changed(label: str) -> SourceChanged:
+    return SourceChanged(
+        f"{label} changed while it was being read", remedy="Wait until nothing writes to it, and publish again"
+    )

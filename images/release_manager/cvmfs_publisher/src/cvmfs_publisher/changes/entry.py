@@ -10,6 +10,7 @@ from typing import Protocol
 
 from ..catalog import CatalogTree
 from ..content import Chunk, Compression, ContentHash, ContentSource
+from .change_set import Owner
 
 NO_XATTRS: Mapping[bytes, bytes] = {}
 
@@ -91,6 +92,23 @@ class SourceEntry:
     @property
     def is_symlink(self) -> bool:
         return stat.S_ISLNK(self.mode)
+
+
+def implied_directory(owner: Owner, timestamp: int) -> SourceEntry:
+    """Return the entry of a directory that a source has something in, without saying anything about it.
+
+    :param timestamp: its modification time, in seconds since the epoch
+    """
+    return SourceEntry(
+        name=b"",
+        mode=stat.S_IFDIR | 0o755,
+        uid=owner.uid,
+        gid=owner.gid,
+        size=DIRECTORY_SIZE,
+        mtime=timestamp,
+        mtime_ns=0,
+        implied=True,
+    )
 
 
 @dataclass(slots=True)

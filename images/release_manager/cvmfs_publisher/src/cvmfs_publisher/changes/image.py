@@ -102,11 +102,9 @@ class Image:
     def __str__(self) -> str:
         return f"image {display(os.fsencode(self._source))}"
 
-    @contextlib.contextmanager
-    def open(self, layer: Layer) -> Iterator[BinaryIO]:
+    def open(self, layer: Layer) -> BinaryIO:
         """Open a layer as it is stored."""
-        with self._open(layer.file) as stream:
-            yield stream
+        return self._open(layer.file)
 
     def close(self) -> None:
         """Close the file."""
