@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 import pytest
 import yaml
 
-from .conftest import ROOT, Site
+from .conftest import ENGINES, ROOT, Site, running_site
 from .plays import run_tasks
 
 pytestmark = pytest.mark.extended
@@ -40,6 +40,13 @@ def prometheus() -> pathlib.Path:
     directory = ROOT / "build/prometheus"
     subprocess.run([ROOT / "tools/prometheus-binaries", directory], check=True)
     return directory / "usr/bin"
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site of this module alone: what others do in theirs would be in the metrics."""
+    with running_site(tmp_path_factory.mktemp("site"), request.param) as site:
+        yield site
 
 
 def documented() -> set[str]:

@@ -142,8 +142,8 @@ class TestBadInput:
         assert "/nothing does not exist on this host" in site.publish(pathlib.Path("/nothing"), "x").expect(2).output
 
     def test_below_a_file(self, site: Site, source: pathlib.Path) -> None:
-        site.publish(source, "sw/file").expect()
-        assert "is not a directory" in site.publish(source, "sw/file/empty/x").expect(2).output
+        site.publish(source, "below").expect()
+        assert "is not a directory" in site.publish(source, "below/empty/x").expect(2).output
 
     def test_other_keys(self, site: Site) -> None:
         """A repository that exists is not overwritten, whatever keys somebody comes with."""

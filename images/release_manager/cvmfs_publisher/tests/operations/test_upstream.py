@@ -194,8 +194,13 @@ def test_an_interrupted_command_is_over_before_the_lease_is_given_back(local: Re
             threading.Timer(0.1, signal.pthread_kill, (main_thread, signal.SIGINT)).start()
             return process
 
-    with pytest.raises(KeyboardInterrupt):
-        upstream.run(local.environment, ["gc", "-f", NAME], Interrupted(local, script=script))
+    # Where the tests run in the background of a shell, it is ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            upstream.run(local.environment, ["gc", "-f", NAME], Interrupted(local, script=script))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert processes[0].returncode is not None
     child = Path("/proc", started.read_text(), "status")
     for _ in range(100):
