@@ -89,6 +89,14 @@ class SignatureError(RepositoryError):
     """A signature, fingerprint or key does not fit."""
 
 
+class SigningRefused(RepositoryError):
+    """The signing service does not sign what it was asked to."""
+
+
+class SigningServiceUnreachable(PublisherError):
+    """The signing service does not answer."""
+
+
 class WhitelistExpired(RepositoryError):
     """The whitelist has expired; clients refuse the repository until it is resigned."""
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from ..changes.change_set import Owner, find_owner
 from ..errors import ConfigurationError, PublisherError, UsageError
-from ..repository import MasterKey, Repository, RepositoryKey, ServerConfig
+from ..repository import MasterKey, Repository, RepositoryKey, ServerConfig, Signer
 from ..repository.server_keys import require_supported
 from ..repository.settings import check_repository_name
 from ..repository.signing import load_public_keys
+from ..repository.signing_service import SigningService
 from ..storage import HttpStore, ObjectStore, open_store
 from ..storage.http_client import tls_context
 from ..storage.retry import RetryPolicy
@@ -119,15 +120,16 @@ class Environment:
         return [self.keys_dir / f"{settings.repository}.pub"]
 
     @contextlib.contextmanager
-    def open(self, name: str, settings: ServerConfig | None = None) -> Iterator[Repository]:
+    def open(self, name: str, settings: ServerConfig | None = None, *, unlisted: bool = False) -> Iterator[Repository]:
         """Open a repository, verified; closed on leaving.
 
         :param settings: its configuration, if it has been read already
+        :param unlisted: as `Repository.open`
         :raises PublisherError: when it is not configured, not there, or not to be trusted
         """
         settings = settings or self.settings(name)
         with contextlib.closing(self.store(settings)) as store:
-            yield self.open_in(store, settings)
+            yield self.open_in(store, settings, unlisted=unlisted)
 
     def open_in(self, store: ObjectStore, settings: ServerConfig, *, unlisted: bool = False) -> Repository:
         """Open a repository in storage that is open already.
@@ -167,6 +169,15 @@ class Environment:
     def repository_key(self, name: str) -> RepositoryKey:
         """Read the key that signs the repository's manifests."""
         return RepositoryKey.load(self.keys_dir / f"{name}.key", self.keys_dir / f"{name}.crt")
+
+    def signer(self, settings: ServerConfig) -> Signer:
+        """Return what signs the repository's manifests: its key, or the service that has it.
+
+        :raises ConfigurationError: when there is no key
+        :raises SigningServiceUnreachable, SigningRefused: when the service does not answer, or is another repository's
+        """
+        socket = settings.get("CVMFS_SIGNING_SERVICE")
+        return SigningService(Path(socket), settings.repository) if socket else self.repository_key(settings.repository)
 
     def master_key(self, name: str) -> MasterKey:
         """Read the key that signs the repository's whitelist."""

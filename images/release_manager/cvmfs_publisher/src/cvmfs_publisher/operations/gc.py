@@ -262,7 +262,7 @@ class _Collection:
         if self._lease is None:
             self._sweep(reflog, condemned, _Pretender())
             return
-        key = self._environment.repository_key(self._repository.name)
+        key = self._environment.signer(self._environment.settings(self._repository.name))
         store = self._repository.store
         self._repository.fence(key, self._lease, reflog)
         noted, version = read_condemned(store)

@@ -125,6 +125,11 @@ def import_repository(environment: Environment, name: str, options: ImportOption
     with contextlib.closing(environment.store(ServerConfig(chosen, "the command line"))) as store:
         repository = _open(store, name, keys, options)
         settings = _settings(environment, repository, chosen)
+        if options.recreate_key and settings.get("CVMFS_SIGNING_SERVICE"):
+            raise ConfigurationError(
+                f"A service signs for {name}, and would not have the key that -t makes",
+                remedy="Leave -t out, and give the service another key",
+            )
         owner = environment.owner(settings)
         _require_unused(environment, name, settings, keys)
         if options.chown_storage:

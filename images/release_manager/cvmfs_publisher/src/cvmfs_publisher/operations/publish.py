@@ -142,7 +142,7 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
         environment.open(name, settings) as repository,
     ):
         base = repository.manifest
-        key = environment.repository_key(name)
+        key = environment.signer(settings)
         repository.require_signer(key)
         checkout = find_checkout(environment, settings)
         if (checkout.root_hash.hex if checkout else "") != session.checkout:
@@ -402,6 +402,11 @@ def _next_manifest(base: Manifest, settings: ServerConfig, options: PublishOptio
         raise UsageError(
             f"Revision {revision} is not newer than the current revision {base.revision}",
             remedy="Give a larger number, or none",
+        )
+    if revision > base.revision + 1 and settings.get("CVMFS_SIGNING_SERVICE"):
+        raise UsageError(
+            f"The signing service signs revision {base.revision + 1} next, and not {revision}",
+            remedy="Give no number, or publish where the repository key is",
         )
     return replace(with_settings(base, settings), revision=revision)
 

@@ -67,7 +67,7 @@ def repair_reflog(environment: Environment, name: str, *, create: bool = False) 
         is_well = repository.reflog_problem() is None and repository.reflog_disagreement() is None
         if is_well and not (create and repository.manifest.reflog_hash is None):
             return None
-    key = environment.repository_key(name)
+    key = environment.signer(settings)
     with (
         open_exclusively(environment, settings) as (repository, lease),
         environment.scratch(settings) as scratch,

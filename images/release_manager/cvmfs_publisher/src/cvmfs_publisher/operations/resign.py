@@ -106,15 +106,15 @@ def resign_whitelist_file(key: MasterKey, file: Path, name: str, *, days: int = 
 
 
 def resign_manifest(environment: Environment, name: str, *, force: bool = False) -> Manifest:
-    """Sign the newest revision's manifest with the repository key that is here, for instance in a key roll-over.
+    """Sign the newest revision's manifest with the repository key, for instance in a key roll-over.
 
     :param force: even if the whitelist does not list the certificate that it is signed with now: what it says is taken
         for granted
     :raises LeaseHeld, InTransaction: while a transaction is open
-    :raises SignatureError: when the whitelist does not list the certificate that is here
+    :raises SignatureError: when the whitelist does not list the key's certificate
     """
     settings = environment.settings(name)
-    key = environment.repository_key(name)
+    key = environment.signer(settings)
     with open_exclusively(environment, settings, unlisted=force) as (repository, lease):
         repository.commit(repository.manifest, key, lease=lease)
         return repository.manifest

@@ -54,7 +54,7 @@ def rewrite(
     """
     settings = environment.settings(name)
     refuse_checked_out(environment, settings, "The newest revision")
-    key = environment.repository_key(name)
+    key = environment.signer(settings)
     with (
         open_exclusively(environment, settings) as (repository, lease),
         environment.scratch(settings) as scratch,

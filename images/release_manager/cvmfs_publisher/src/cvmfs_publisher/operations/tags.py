@@ -128,7 +128,7 @@ def _edit(environment: Environment, name: str, edit: Callable[[Repository, Histo
     """
     settings = environment.settings(name)
     refuse_checked_out(environment, settings, "Tags")
-    key = environment.repository_key(name)
+    key = environment.signer(settings)
     timestamp = int(time.time())
     with open_exclusively(environment, settings) as (repository, lease):
         manifest, history = repository.manifest, repository.history()

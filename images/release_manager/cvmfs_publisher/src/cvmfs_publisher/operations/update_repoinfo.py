@@ -25,7 +25,7 @@ def update_repoinfo(environment: Environment, name: str, meta: bytes) -> Manifes
     """
     metainfo.check_meta(meta)
     settings = environment.settings(name)
-    key = environment.repository_key(name)
+    key = environment.signer(settings)
     with open_exclusively(environment, settings) as (repository, lease):
         repository.require_signer(key)
         algorithm = repository.manifest.root_hash.algorithm

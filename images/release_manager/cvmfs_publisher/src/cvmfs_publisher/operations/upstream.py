@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..content import ContentHash
-from ..errors import ObjectNotFound, PublisherError, UsageError
+from ..errors import ConfigurationError, ObjectNotFound, PublisherError, UsageError
 from ..mount import system
 from ..repository import Lease, ServerConfig
 from ..repository.reflog import REFLOG_KEY
@@ -85,6 +85,11 @@ def run(environment: Environment, arguments: Sequence[str], start: Run | None = 
         return _wait(start(command))
     name, path = _target(environment, arguments)
     settings = environment.settings(name)
+    if settings.get("CVMFS_SIGNING_SERVICE") and (subcommand in ("transaction", "publish") or _writes(arguments)):
+        raise ConfigurationError(
+            f"CernVM-FS's own tools sign with the key of {name}, and know nothing of a signing service",
+            remedy="Remove CVMFS_SIGNING_SERVICE and provide the key, or use the native image",
+        )
     if subcommand == "transaction":
         return _transaction(environment, settings, path, arguments, start)
     if subcommand in ("publish", "abort"):

@@ -7,7 +7,7 @@ from .manifest import Manifest
 from .reflog import Reflog
 from .repository import Repository
 from .settings import ServerConfig
-from .signing import Certificate, MasterKey, RepositoryKey
+from .signing import Certificate, MasterKey, RepositoryKey, Signer
 from .whitelist import Whitelist
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Repository",
     "RepositoryKey",
     "ServerConfig",
+    "Signer",
     "Tag",
     "Whitelist",
 ]

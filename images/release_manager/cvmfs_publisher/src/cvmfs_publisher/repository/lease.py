@@ -15,6 +15,7 @@ The object is as public as the repository. So it has only the SHA-256 of the ses
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import secrets
 import threading
@@ -83,6 +84,10 @@ class LeaseInfo:
                 f"{LEASE_KEY} is no lease ({error})", remedy="If nobody is publishing, delete that object"
             ) from None
 
+    def is_of(self, session: str) -> bool:
+        """Say whether a session token is that of the lease's holder."""
+        return hmac.compare_digest(self.session.encode(), _digest(session).encode())
+
     def is_over(self, now: float) -> bool:
         """Say whether somebody else may take the lease."""
         return self.is_released or now > self.expires + CLOCK_MARGIN
@@ -99,6 +104,7 @@ class LeaseInfo:
 class Lease:
     """A lease that this process holds.
 
+    :param session: the holder's session token. Secret
     :param clock: tells the time instead of the store; for tests
     """
 
@@ -108,6 +114,7 @@ class Lease:
         repository: str,
         info: LeaseInfo,
         version: Version,
+        session: str,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._store = store
@@ -117,6 +124,7 @@ class Lease:
         self._lock = threading.Lock()  # it is renewed in the background as well
         self._lapsing = False
         self.info = info
+        self.session = session
 
     @classmethod
     def acquire(
@@ -156,17 +164,19 @@ class Lease:
             )
             if current is None:
                 try:
-                    return cls(store, repository, info, store.put_if_absent(LEASE_KEY, info.serialise()), clock)
+                    version = store.put_if_absent(LEASE_KEY, info.serialise())
                 except PreconditionFailed:
                     continue  # somebody was faster, or our own write was answered too late
+                return cls(store, repository, info, version, session, clock)
             if current.session == info.session and not current.is_released:
-                return cls(store, repository, current, version, clock)
+                return cls(store, repository, current, version, session, clock)
             if not current.is_over(tell()):
                 raise current.held_error(repository)
             try:
-                return cls(store, repository, info, store.put_if_match(LEASE_KEY, info.serialise(), version), clock)
+                version = store.put_if_match(LEASE_KEY, info.serialise(), version)
             except PreconditionFailed:
                 continue
+            return cls(store, repository, info, version, session, clock)
         raise LeaseHeld(
             f"Others keep taking the lease on {repository}", remedy="Try again when fewer publishers want it"
         )
@@ -184,7 +194,7 @@ class Lease:
             info, version = _read(store)
         except ObjectNotFound:
             raise _not_open(repository) from None
-        lease = cls(store, repository, info, version, clock)
+        lease = cls(store, repository, info, version, session, clock)
         lease._require_own(info, _digest(session))
         return lease
 

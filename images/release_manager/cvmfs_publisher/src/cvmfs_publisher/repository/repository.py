@@ -46,7 +46,7 @@ from .history import History
 from .lease import Lease
 from .manifest import MANIFEST_KEY, Manifest
 from .reflog import REFLOG_KEY, Reflog
-from .signing import Certificate, RepositoryKey
+from .signing import Certificate, RepositoryKey, Signer
 from .whitelist import WHITELIST_KEY, Whitelist
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Repository:
         lease = Lease.acquire(
             store,
             manifest.repository,
-            session=key.certificate.fingerprint(),
+            session=key.session(),
             holder="cvmfs_server mkfs",
             transaction="mkfs",
             base_revision=0,
@@ -192,7 +192,7 @@ class Repository:
         """Say whether Stratum 1 servers may copy the repository."""
         return self.store.exists(MASTER_REPLICA_KEY)
 
-    def require_signer(self, key: RepositoryKey) -> None:
+    def require_signer(self, key: Signer) -> None:
         """Refuse to publish what clients would not accept. The whitelist may have been resigned in the meantime.
 
         :raises SignatureError: when the key's certificate is not in the whitelist
@@ -205,7 +205,7 @@ class Repository:
     def commit(
         self,
         manifest: Manifest,
-        key: RepositoryKey,
+        key: Signer,
         *,
         lease: Lease | None = None,
         reflog: Reflog | None = None,
@@ -223,6 +223,7 @@ class Repository:
         :raises ConcurrentPublish: when somebody else has published since the repository was opened; nothing has changed
         :raises LeaseHeld, NotInTransaction: when the lease is lost; nothing has changed
         :raises SignatureError, WhitelistExpired: as `require_signer`; nothing has changed
+        :raises SigningRefused, SigningServiceUnreachable: when there is no signature to be had; nothing has changed
         """
         self.require_signer(key)
         if manifest.revision < self.manifest.revision:
@@ -240,7 +241,7 @@ class Repository:
         if reflog is not None:
             _add_missing(reflog, tagged, timestamp)
         complete, reflog_bytes = _complete(self.store, manifest, key, reflog, timestamp)
-        signed = complete.signed(key)
+        signed = key.sign_manifest(complete, lease)
         if lease is not None:
             lease.renew()
         try:
@@ -267,7 +268,7 @@ class Repository:
             return (f"Revision {complete.revision} is published, but the reflog was not written: {error}",)
         return ()
 
-    def fence(self, key: RepositoryKey, lease: Lease, reflog: Reflog) -> None:
+    def fence(self, key: Signer, lease: Lease, reflog: Reflog) -> None:
         """Replace the manifest by one that differs in nothing but its time.
 
         Then nobody who has read the old one, and sleeps now, can still commit.
@@ -430,7 +431,7 @@ def read_whitelist(store: ObjectStore, name: str, master_keys: Sequence[rsa.RSAP
     return whitelist_module.verify(data, master_keys, name)
 
 
-def require_may_sign(whitelist: Whitelist, key: RepositoryKey) -> None:
+def require_may_sign(whitelist: Whitelist, key: Signer) -> None:
     """Refuse a key whose signature clients would not accept.
 
     :raises SignatureError: when its certificate is not in the whitelist
@@ -481,7 +482,7 @@ def _exists(store: ObjectStore, name: str) -> RepositoryExists:
 
 
 def _complete(
-    store: ObjectStore, manifest: Manifest, key: RepositoryKey, reflog: Reflog | None, timestamp: int
+    store: ObjectStore, manifest: Manifest, key: Signer, reflog: Reflog | None, timestamp: int
 ) -> tuple[Manifest, bytes | None]:
     """Return the manifest with certificate, time and reflog's hash, and the reflog's bytes."""
     algorithm = manifest.root_hash.algorithm

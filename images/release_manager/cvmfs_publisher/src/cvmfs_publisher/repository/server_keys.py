@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Every key that CernVM-FS knows in ``server.conf``, and what this publisher does with it.
 
-The keys are those of the CernVM-FS documentation, "Server parameters", and those that the scripts of 2.12 look for
-besides. ``docs/server-conf.md`` is printed from here.
+The keys are those of the CernVM-FS documentation, "Server parameters", those that the scripts of 2.12 look for besides,
+and one of this publisher's own. ``docs/server-conf.md`` is printed from here.
 """
 
 from __future__ import annotations
@@ -90,6 +90,10 @@ KEYS = (
     _honoured("CVMFS_REPOSITORY_TYPE", "shown by info; only a stratum0 can be published"),
     _honoured("CVMFS_ROOT_KCATALOG_LIMIT", "thousands of entries that the root catalog may have"),
     _honoured("CVMFS_SERVER_PROXY", "written by mkfs and import into client.conf, for the clients on this host"),
+    _honoured(
+        "CVMFS_SIGNING_SERVICE",
+        "socket of the service that signs manifests, in place of the repository key; only this publisher knows it",
+    ),
     _honoured("CVMFS_SPOOL_DIR", "directory for the open transaction and temporary files"),
     _honoured("CVMFS_STATISTICS_DB", "file with the statistics, by default stats.db in the spool directory"),
     _honoured("CVMFS_STATS_DB_DAYS_TO_KEEP", "days after which statistics are removed, by default 365; 0 keeps them"),
@@ -203,7 +207,7 @@ This page is printed from `cvmfs_publisher/repository/server_keys.py`; a test ke
 
 """
 _ABOUT = {
-    Treatment.HONOURED: "As CernVM-FS documents them.",
+    Treatment.HONOURED: "As CernVM-FS documents them, but for what is said to be this publisher's.",
     Treatment.NOT_NEEDED: "Allowed, and without effect, as there is nothing that they could change.",
     Treatment.REFUSED: "A publish fails, unless the value asks for nothing.",
 }

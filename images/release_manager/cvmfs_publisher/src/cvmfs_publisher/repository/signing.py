@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -30,6 +31,9 @@ from .document import RESTORE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from .lease import Lease
+    from .manifest import Manifest
 
 _BITS = 2048
 _CERTIFICATE_DAYS = 365  # CernVM-FS does not look at the validity; this is what its own tools write
@@ -128,9 +132,33 @@ class RepositoryKey:
         """Return the signature of a manifest: RSA with SHA-1, as all clients expect."""
         return self._key.sign(hash_text, padding.PKCS1v15(), hashes.SHA1())  # noqa: S303
 
+    def sign_manifest(self, manifest: Manifest, lease: Lease | None) -> bytes:  # noqa: ARG002
+        """Return the document for ``.cvmfspublished``; see `Signer`."""
+        return manifest.signed(self)
+
+    def session(self) -> str:
+        """Return the session token of those who make a repository with this key. Secret, and always the same."""
+        return hashlib.sha256(self.private_pem()).hexdigest()
+
     def private_pem(self) -> bytes:
         """Return what is written to ``<repository>.key``. Secret."""
         return _private_pem(self._key)
+
+
+class Signer(Protocol):
+    """What signs a repository's manifests: its key, or a service that has the key."""
+
+    @property
+    def certificate(self) -> Certificate:
+        """The certificate of the key."""
+        ...
+
+    def sign_manifest(self, manifest: Manifest, lease: Lease | None) -> bytes:
+        """Return the document for ``.cvmfspublished``.
+
+        :param lease: under which it is going to be committed
+        """
+        ...
 
 
 class Certificate:
