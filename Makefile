@@ -66,7 +66,7 @@ lock: ## Pin all requirements to the latest versions, with hashes (needs uv)
 test: lint test-unit test-publisher test-images test-integration test-molecule test-sanity ## All checks, and all tests but the slow ones
 
 .PHONY: test-extended
-test-extended: ## The slow ones: whole sites and guides, docker, all Molecule scenarios, memory, image with compilers
+test-extended: ## The slow ones: whole sites and guides, docker, more Molecule scenarios, memory, image with compilers
 	status=0; for suite in $(EXTENDED); do $(MAKE) "$$suite" || status=1; done; exit "$$status"
 
 .PHONY: list-extended
@@ -124,8 +124,8 @@ test-molecule: venv images ## The Molecule scenario of a whole site
 	$(ENVIRONMENT); tools/with-cgroup2 tools/with-ceph molecule test
 
 .PHONY: test-scenarios
-test-scenarios: venv images ## All Molecule scenarios
-	$(ENVIRONMENT); tools/with-cgroup2 tools/with-ceph molecule test --all
+test-scenarios: venv images ## All Molecule scenarios but that
+	$(ENVIRONMENT); tools/with-cgroup2 tools/with-ceph molecule test --all --exclude default
 
 .PHONY: test-sanity
 test-sanity: venv ## ansible-test sanity
