@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import datetime
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from .native import QuickRepository
+import pytest
+
+from .native import NativeRepository, QuickRepository
 from .services import Directory
 from .trees import differences, read_mount
-from .upstream import CONFIGURATION, Repository, Upstream
+from .upstream import CONFIGURATION, CommandFailed, Repository, Upstream
 
 New = Callable[..., QuickRepository]
 
@@ -263,3 +267,21 @@ def test_layout_of_snapshots(
     for tree in (first, second):  # the root of one had a hidden directory already, that of the other had not
         tree[b"snapshots/one"] = replace(tree[b"snapshots/one"], nlink=0)
     assert not differences(first, second)
+
+
+def test_clients_take_the_tag_of_a_date(
+    upstream: Upstream, new_native: Callable[..., NativeRepository], served: Directory, tmp_path: Path
+) -> None:
+    native = new_native(served, CVMFS_AUTO_TAG="false")
+    moments = []
+    for name in ("first", "second"):
+        write(tmp_path / "source", file=name)
+        native.mirror(tmp_path / "source", "/", "-a", name)
+        moments.append(datetime.datetime.now(datetime.UTC))
+        time.sleep(1.1)
+    for moment, name in zip(moments, ("first", "second"), strict=True):
+        with upstream.mount(native, f"CVMFS_REPOSITORY_DATE={moment:%Y-%m-%dT%H:%M:%SZ}\n") as mount:
+            assert mount.attribute("tag") == name
+            assert (mount.path / "file").read_text() == name
+    with pytest.raises(CommandFailed), upstream.mount(native, "CVMFS_REPOSITORY_DATE=2001-01-01T00:00:00Z\n"):
+        pass

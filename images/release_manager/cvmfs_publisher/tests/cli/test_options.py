@@ -22,6 +22,7 @@ def test_what_check_looks_for(local: ReleaseManager, source: Path) -> None:
     assert local.server("check").succeeded().stdout == "Checked 2 catalogs, 9 entries, 6 objects: no problems found.\n"
     lines = local.server("check", "-s", "a/sw").succeeded().stdout
     assert lines == "Checked 1 catalogs, 5 entries, 4 objects: no problems found.\n"
+    local.refuses("check", "-s", "a", says=["There is no nested catalog at /a"])
     assert local.server("check", "--json", "-t", "v1").succeeded().document["revision"] == 2
     storage = local.base.parent / "storage"
     key = ContentHash.of(Compression.ZLIB.compress(b"read me\n"), HashAlgorithm.SHA1).key()

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -134,6 +136,36 @@ def test_what_is_counted(local: ReleaseManager, tmp_path: Path) -> None:
     assert (second["files_changed"], second["files_removed"], second["symlinks_added"]) == ("2", "1", "1")
     assert (second["symlinks_removed"], second["sz_bytes_added"], second["sz_bytes_removed"]) == ("1", "2", "3")
     assert second["catalogs_added"] == "1"
+
+
+def test_counts_are_upstreams(local: ReleaseManager, tmp_path: Path) -> None:
+    """What upstream counts for the same files, with hard links, and with files, links and directories that change."""
+    source = make(tmp_path / "source", one="meaningless text\n", two="more clever text\n", foo__a="", foo__b="123\n")
+    os.link(source / "two", source / "too")
+    (source / "bar").mkdir()
+    for name in ("one", "two"):
+        (source / f"to-{name}").symlink_to(name)
+    local.ingest(mirror(source))
+    with (source / "one").open("a") as file:
+        file.write("additional text\n")
+    for name in ("two", "to-one", "to-two"):
+        (source / name).unlink()
+    make(source, two="less\n", **{"to-one": "12345\n"})
+    (source / "to-two").symlink_to("one")
+    shutil.rmtree(source / "foo")
+    os.utime(source / "bar", (5, 5))
+    local.ingest(mirror(source))
+    counted = ["files", "directories", "symlinks"]
+    added, removed, changed = (
+        [[int(row[f"{kind}_{what}"]) for kind in counted] for row in rows(local)]
+        for what in ("added", "removed", "changed")
+    )
+    assert added == [[5, 3, 2], [1, 0, 0]]
+    assert removed == [[0, 0, 0], [2, 1, 1]]
+    assert changed == [[0, 0, 0], [3, 2, 1]]  # the other name of what was a hard link, and the directory above, too
+    assert [row["sz_bytes_added"] for row in rows(local)] == ["55", str(16 + 6)]
+    assert [row["sz_bytes_removed"] for row in rows(local)] == ["0", str(17 - 5 + 4)]
+    assert rows(local)[0]["chunks_added"] == "4"  # one for both names
 
 
 def test_print_stats(local: ReleaseManager, source: Path, tmp_path: Path) -> None:
@@ -277,6 +309,9 @@ def test_update_repoinfo(local: ReleaseManager, tmp_path: Path) -> None:
     assert document["meta_info"] == after.meta_info.hex if after.meta_info else False
     assert local.server("info", "--json").document["meta_info"] == file.read_text()
     local.check()
+    local.server("ingest", "-d", "new_repository").succeeded()
+    local.server("fix-stats", "-f").succeeded()
+    assert local.server("info", "--json").document["meta_info"] == file.read_text()
     for text, says in (("{", "is no JSON"), ("[]", "is no JSON object")):
         file.write_text(text)
         local.refuses("update-repoinfo", "-f", file, says=[says])

@@ -113,6 +113,21 @@ def test_slow_objects_are_named(local: ReleaseManager, tree: Path, monkeypatch: 
     assert report.warnings[0].endswith("s to read; /sw/two/b refers to it")
 
 
+def test_copies_outside_of_data(local: ReleaseManager, tree: Path) -> None:
+    local.configure(CVMFS_CATALOG_ALT_PATHS="true")
+    local.ingest(mirror(tree))
+    local.check()
+    copies = sorted(path.name for path in storage_of(local).glob(".cvmfsalt-*[CX]"))
+    assert len(copies) == 2
+    for name in copies:
+        (storage_of(local) / name).unlink()
+    expected = [f"{name} is missing; clients begin with it where data/ is protected" for name in copies]
+    assert sorted(check(local.environment, NAME).problems) == expected
+    assert check(local.environment, NAME, subtree="sw/one").problems == []
+    local.ingest(mirror(tree, "again"))
+    local.check()
+
+
 # Repair
 
 

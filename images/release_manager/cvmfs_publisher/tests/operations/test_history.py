@@ -338,6 +338,23 @@ def test_a_branch_leaves_the_main_line_alone(local: ReleaseManager) -> None:
     local.check()
 
 
+def test_what_can_be_done_while_something_is_checked_out(local: ReleaseManager, tmp_path: Path) -> None:
+    local.configure(CVMFS_GARBAGE_COLLECTION="true")
+    for name in ("one", "two"):
+        release(local, name, tag=name)
+    checkout(local.environment, NAME, branch="fix", tag="one")
+    newest = local.manifest()
+    description, owners = make(tmp_path, **{"meta.json": "{}"}) / "meta.json", make(tmp_path, map="* 5") / "map"
+    for allowed in (["tag", "-l"], ["tag", "-i", "trunk"], ["diff"], ["info"], ["gc", "-f", "-r", "0"]):
+        local.server(*allowed).succeeded()
+    local.server("update-repoinfo", "-f", description).succeeded()
+    for refused in (["eliminate-hardlinks", "-f"], ["fix-stats", "-f"], ["catalog-chown", "-u", owners, "-g", owners]):
+        local.refuses(*refused, says=["The newest revision cannot be changed while one is checked out"])
+    assert local.manifest().root_hash == newest.root_hash
+    local.server("checkout").succeeded()
+    local.check()
+
+
 REFUSED_CHECKOUTS = [
     (["-t", "one"], "There is no branch for what is to be published. Add -b"),
     (["-b", "unknown"], "has no branch 'unknown'"),
@@ -543,6 +560,33 @@ def test_a_difference_costs_what_is_different(local: ReleaseManager, tmp_path: P
         assert [difference.path for difference in comparison.differences] == [b"sw/n7/file"]
     fetched = [key for operation, key in environment.faulty.operations if operation == "get" and key.endswith("C")]
     assert len(fetched) == 4  # two roots, and the catalog that changed, twice
+
+
+def test_differences_as_upstream_prints_them(local: ReleaseManager, tmp_path: Path) -> None:
+    source = make(tmp_path / "source", file="x", d__foo="f", d__nested__file="", e__file="")
+    (source / "link").symlink_to("file")
+    (source / "d/nested/.cvmfscatalog").touch()
+    local.ingest(mirror(source, ""))
+    assert local.server("diff", "-m", "-s", "trunk").succeeded().stdout == "S F 0\nS S 0\nS D 0\nS N 0\n"
+    make(source, file="xy", **{"e__.cvmfscatalog": "", "new__file": "", "new__.cvmfscatalog": ""})
+    for name in ("link", "d/foo", "d/nested/.cvmfscatalog"):
+        (source / name).unlink()
+    (source / "d/foo").symlink_to("bar")
+    (source / "other").symlink_to("file")
+    local.ingest(mirror(source, ""))
+    forward = local.server("diff", "-i", "-m").succeeded().stdout.splitlines()
+    assert forward[:4] == ["S F 1", "S S 1", "S D 1", "S N 1"]
+    assert sorted(forward[4:]) == sorted(
+        [
+            *("M[SC] F /file", "M[SMLC] FS /d/foo", "M[N] D /d/nested", "R F /d/nested/.cvmfscatalog -0"),
+            *("M[N] D /e", "A F /e/.cvmfscatalog +0", "A D /new", "A F /new/file +0", "A F /new/.cvmfscatalog +0"),
+            *("R S /link -4", "A S /other +4"),
+        ]
+    )
+    back = local.server("diff", "-i", "-m", "-s", "trunk", "-d", "trunk-previous").succeeded().stdout.splitlines()
+    assert back[:4] == ["S F -1", "S S -1", "S D -1", "S N -1"]
+    assert {"R D /new", "A S /link +4", "M[SMLC] SF /d/foo"} < set(back)
+    assert not [line for line in back if "/new/" in line]  # what was in a nested catalog that is gone
 
 
 def test_ways_to_name_a_revision(local: ReleaseManager) -> None:

@@ -361,6 +361,30 @@ def test_an_abort_does_not_pull_the_ground_away(checkout: Checkout) -> None:
         process.kill()
 
 
+def test_an_abort_of_many_files(checkout: Checkout) -> None:
+    before = checkout.manager.state().published
+    checkout.open()
+    for directory in range(30):
+        (checkout.root / f"{directory}").mkdir()
+        for file in range(100):
+            (checkout.root / f"{directory}" / f"{file}").touch()
+    checkout.manager.server("abort", "-f").succeeded()
+    assert checkout.leftovers == []
+    assert checkout.manager.state().published == before
+
+
+@pytest.mark.parametrize("algorithm", ["rmd160", "shake128"])
+def test_changes_are_found_whatever_the_algorithm(checkout: Checkout, algorithm: str) -> None:
+    checkout.manager.configure(CVMFS_HASH_ALGORITHM=algorithm)
+    checkout.open()
+    (checkout.root / "file").write_text("one")
+    checkout.manager.server("publish").succeeded()
+    checkout.open()
+    (checkout.root / "file").write_text("two")
+    assert checkout.manager.server("diff", "-w", "-m").succeeded().stdout.count("/file") == 1
+    assert worktree_changes(checkout.manager.environment, NAME).paths.modified == [b"file"]
+
+
 def test_a_publish_that_fails_can_be_repeated(checkout: Checkout) -> None:
     checkout.open()
     os.mknod(checkout.root / "device", 0o600 | stat.S_IFCHR, os.makedev(1, 3))

@@ -47,6 +47,8 @@ def test_rules(checkout: Checkout) -> None:
     checkout.open()
     (checkout.root / "sw/a/.cvmfscatalog").unlink()
     (checkout.root / ".cvmfsdirtab").write_text("/sw/*\n/new/*\n/new/*/*\n")
+    outcome = checkout.manager.server("publish", "--dry-run").succeeded()
+    assert "The marker /sw/a/.cvmfscatalog was removed, but stays" in outcome.stderr
     assert publish(checkout) == {b"sw/a", b"sw/b", b"sw/c"}
     checkout.open()
     move(os.fsencode(checkout.root / "old"), os.fsencode(checkout.root / "new"))

@@ -92,8 +92,11 @@ def test_rules_stay_in_force(repository: Repository, source: Path, tmp_path: Pat
 
 def test_a_removed_marker_comes_back(repository: Repository, source: Path) -> None:
     repository.publish(mirror(source, ""))
-    repository.publish(delete("sw/a/.cvmfscatalog"))
+    report = repository.publish(delete("sw/a/.cvmfscatalog"))
     assert catalogs(repository) == {b"sw/a", b"sw/b"}
+    (warning,) = report.warnings
+    assert warning.startswith("The marker /sw/a/.cvmfscatalog was removed, but stays, as /.cvmfsdirtab means that")
+    assert repository.publish(delete("sw/a")).warnings == []
 
 
 def test_removed_rules_leave_markers(repository: Repository, source: Path) -> None:

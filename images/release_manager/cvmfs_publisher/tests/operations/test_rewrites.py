@@ -130,7 +130,8 @@ def test_a_catalog_is_missing(manager: ReleaseManager) -> None:
 def test_owners(manager: ReleaseManager, tmp_path: Path) -> None:
     (tmp_path / "uid.map").write_text("0 7\n7 0\n")
     (tmp_path / "gid.map").write_text("* 12\n")
-    before = published(manager)
+    manager.server("tag", "-a", "kept").succeeded()
+    before, described = published(manager), manager.manifest()
     maps = ["-u", tmp_path / "uid.map", "-g", tmp_path / "gid.map"]
     document = manager.server("catalog-chown", *maps, "--json").succeeded().document
     assert (document["changed"], document["catalogs"], document["rewritten"]) == (True, 4, 4)
@@ -140,6 +141,9 @@ def test_owners(manager: ReleaseManager, tmp_path: Path) -> None:
     assert after.tree == {path: replace(seen, uid=7, gid=12) for path, seen in before.tree.items()}
     manager.server("catalog-chown", *maps).succeeded()
     assert {(seen.uid, seen.gid) for seen in published(manager).tree.values()} == {(0, 12)}
+    assert manager.manifest().meta_info == described.meta_info
+    tag = manager.server("tag", "--json", "-i", "kept").succeeded().document
+    assert tag["root_hash"] == described.root_hash.hex
 
 
 def test_catalogs_without_such_owners_stay(manager: ReleaseManager, tree: Path, tmp_path: Path) -> None:
@@ -157,6 +161,29 @@ def test_catalogs_without_such_owners_stay(manager: ReleaseManager, tree: Path, 
     outcome = manager.server("catalog-chown", "-u", tmp_path / "map", "-g", tmp_path / "map").succeeded()
     assert "nothing to do in 4 catalogs, revision 4 stays" in outcome.stdout
     assert manager.state().published == state.published
+
+
+def test_owners_of_instant_snapshots_stay(manager: ReleaseManager, tree: Path, tmp_path: Path) -> None:
+    """They are CernVM-FS's own; and what they show is another revision's."""
+    manager.configure(CVMFS_VIRTUAL_DIR="true", CVMFS_GARBAGE_COLLECTION="true", CVMFS_AUTO_TAG="false")
+    for number, name in enumerate(("one", "two", None)):
+        make(tree, file=f"{number}")
+        manager.ingest(mirror(tree), tag=name)
+    before = hashes(manager)
+    (tmp_path / "map").write_text("* 5")
+    document = manager.server("catalog-chown", "-u", tmp_path / "map", "-g", tmp_path / "map", "--json").document
+    assert (document["catalogs"], document["rewritten"]) == (5, 4)
+    assert hashes(manager)[b".cvmfs"] == before[b".cvmfs"]
+    with manager.store() as store, CatalogTree(store, manager.manifest().root_hash, manager.tmp) as found:
+        owners = {path: (entry.uid, entry.gid) for path, entry in found.walk()}
+    own = {path for path in owners if path.startswith(b".cvmfs")}
+    assert {owners[path] for path in own} == {(0, 0)}
+    assert {owners[path] for path in owners.keys() - own} == {(5, 5)}
+    manager.check()
+    manager.server("gc", "-f", "-r", "0").succeeded()
+    manager.check()
+    for name in ("one", "two"):
+        manager.server("check", "-i", "-t", name).succeeded()
 
 
 def test_bad_maps(manager: ReleaseManager, tmp_path: Path) -> None:

@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
+import tarfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,7 +34,7 @@ def mirror(manager: ReleaseManager, source: Path, base: str = "sw") -> frozenset
     return found.catalogs
 
 
-# Chunked files (511 to 514)
+# Chunked files (511 to 514, 594)
 
 
 def test_chunked_files_come_and_go(local: ReleaseManager, tmp_path: Path) -> None:
@@ -49,6 +53,22 @@ def test_chunked_files_come_and_go(local: ReleaseManager, tmp_path: Path) -> Non
     assert b"sw/small" not in published(local).tree
 
 
+def test_what_is_stored_is_not_written_again(local: ReleaseManager, tmp_path: Path) -> None:
+    """Neither content nor catalogs are, nor anything else but the certificate."""
+
+    def written() -> dict[Path, int]:
+        return {path: path.stat().st_ino for path in (tmp_path / "storage" / "data").glob("*/*[!X]")}
+
+    source = make(tmp_path / "source", large=noise(2_000_000), small="small")
+    mirror(local, source)
+    before = written()
+    with (source / "large").open("r+b") as file:
+        file.seek(1_999_000)
+        file.write(b"another end")
+    mirror(local, source)
+    assert before.items() <= written().items()
+
+
 def test_chunks_move_with_their_catalog(local: ReleaseManager, tmp_path: Path) -> None:
     source = make(tmp_path / "source", outer__large=noise(300_000), outer__inner__large=noise(250_000, 1))
     assert mirror(local, source) == {b""}
@@ -62,7 +82,7 @@ def test_chunks_move_with_their_catalog(local: ReleaseManager, tmp_path: Path) -
     assert mirror(local, source) == {b""}
 
 
-# Nested catalogs (547, 548, 526, 631)
+# Nested catalogs (526, 544, 547, 548, 631, 681)
 
 
 def test_a_catalog_between_two_others(local: ReleaseManager, tmp_path: Path) -> None:
@@ -100,6 +120,56 @@ def test_a_renamed_directory_keeps_its_catalogs(local: ReleaseManager, tmp_path:
     mirror(local, source)
     (source / "old").rename(source / "new")
     assert mirror(local, source) == {b"", b"sw/new", b"sw/new/inner"}
+
+
+def test_a_tree_of_catalogs_is_replaced_in_one_publish(local: ReleaseManager, tmp_path: Path) -> None:
+    source = make(tmp_path / "source", a__b__file="deep", a__c__file="less")
+    for directory in ("a", "a/b", "a/c"):
+        (source / directory / MARKER).touch()
+    mirror(local, source)
+    (source / "a" / "c" / MARKER).unlink()
+    make(source, a__b__file="deeper", a__d__e__file="new")
+    (source / "a" / "d" / "e" / MARKER).touch()
+    local.server("ingest", "-d", "sw", "--directory", source, "-b", "sw").succeeded()
+    local.check()
+    found = published(local)
+    assert below(found.tree, b"sw") == on_disk(source)
+    assert found.catalogs == {b"", b"sw/a", b"sw/a/b", b"sw/a/d/e"}
+
+
+MARKERS: dict[str, Callable[[Path], object]] = {
+    "fifo": os.mkfifo,
+    "directory": Path.mkdir,
+    "symbolic link": lambda path: path.symlink_to("file"),
+}
+
+
+@pytest.mark.parametrize("kind", MARKERS)
+def test_a_marker_is_a_regular_file(local: ReleaseManager, tmp_path: Path, kind: str) -> None:
+    source = make(tmp_path / "source", nested__file="x")
+    marker = source / "nested" / MARKER
+    MARKERS[kind](marker)
+    arguments = ["--directory", source, "-b", "sw"]
+    local.refuses("ingest", *arguments, says=[f"/sw/nested/{MARKER} is not a regular file"])
+    marker.rmdir() if kind == "directory" else marker.unlink()
+    marker.touch()
+    assert mirror(local, source) == {b"", b"sw/nested"}
+
+
+def test_rules_stay_within_the_repository(local: ReleaseManager, tmp_path: Path) -> None:
+    """Neither files nor symbolic links, wherever they lead, become nested catalogs, or are followed."""
+    outside = make(tmp_path / "outside", nested__file="")
+    source = make(
+        tmp_path / "source", **{".cvmfsdirtab": "/a/*\n/b/*/nested\n", "a__d__f": "", "a__file": "", "c__nested__f": ""}
+    )
+    (source / "b").mkdir()
+    (source / "a" / "link").symlink_to("d")
+    (source / "a" / "outside").symlink_to(outside)
+    (source / "b" / "link").symlink_to("../c")
+    outcome = local.server("ingest", "--mirror", "--directory", source, "-b", "/").succeeded()
+    assert "Warning: There is no directory that /b/*/nested in /.cvmfsdirtab means" in outcome.stderr
+    assert published(local).catalogs == {b"", b"a/d"}
+    assert list((outside / "nested").iterdir()) == [outside / "nested" / "file"]
 
 
 # Files (645, 649, 537, 539)
@@ -146,7 +216,7 @@ def test_a_directory_with_many_files(local: ReleaseManager, tmp_path: Path) -> N
 # Archives (652, 656 to 658, 667)
 
 
-@pytest.mark.parametrize("base", ["/", "a", "/a", "a/", "a/b/c", f"/cvmfs/{NAME}", f"/cvmfs/{NAME}/a/b"])
+@pytest.mark.parametrize("base", ["/", "a", "/a", "a/", "a/b/c", "///a///", f"/cvmfs/{NAME}", f"/cvmfs/{NAME}/a/b"])
 def test_base_directories_of_all_kinds(local: ReleaseManager, source: Path, tmp_path: Path, base: str) -> None:
     archive = pack(source, tmp_path / "source.tar")
     local.server("ingest", "-k", "-t", archive, "-b", base).succeeded()
@@ -189,6 +259,26 @@ def test_archives_with_markers(local: ReleaseManager, source: Path, tmp_path: Pa
     local.check()
 
 
+def test_an_empty_archive_makes_a_nested_catalog(local: ReleaseManager, tmp_path: Path) -> None:
+    tarfile.open(tmp_path / "empty.tar", "w").close()
+    local.server("ingest", "-c", "-t", tmp_path / "empty.tar", "-b", "layer").succeeded()
+    assert published(local).catalogs == {b"", b"layer"}
+
+
+def test_deleted_trees_take_their_catalogs_along(local: ReleaseManager, source: Path, tmp_path: Path) -> None:
+    (source / "lib" / MARKER).touch()
+    archive = pack(source, tmp_path / "source.tar")
+    local.server("ingest", "-k", "-c", "-t", archive, "-b", "one").succeeded()
+    local.server("ingest", "-k", "-t", archive, "-b", "two", "-d", "one").succeeded()
+    assert published(local).catalogs == {b"", b"two/lib"}
+    outcome = local.server("ingest", "-d", "two/none", "-d", "two/lib", "-d", "two/README").succeeded()
+    assert "/two/none was to be deleted, but is not in the repository" in outcome.stderr
+    found = published(local)
+    assert found.catalogs == {b""}
+    assert below(found.tree, b"two").keys() == {b"", b"bin", b"bin/run"}
+    local.check()
+
+
 def test_archives_into_nested_catalogs(local: ReleaseManager, source: Path, tmp_path: Path) -> None:
     deep = make(tmp_path / "deep", a__b__c__file="x")
     for directory in ("a", "a/b", "a/b/c"):
@@ -227,7 +317,7 @@ def test_a_transaction_can_be_aborted_and_begun_again(local: ReleaseManager, sou
     mirror(local, source)
 
 
-# Garbage collection (557 to 560, 573 to 575, 651, 661)
+# Garbage collection (557 to 560, 573 to 575, 603, 651, 661)
 
 
 def objects(manager: ReleaseManager) -> set[str]:
@@ -286,10 +376,43 @@ def test_collection_has_to_be_allowed(collectable: ReleaseManager) -> None:
     assert objects(collectable) == everything
 
 
-def test_what_is_published_again_is_not_collected(collectable: ReleaseManager, tmp_path: Path) -> None:
-    """An object that only an old revision had, and that the newest has again, stays."""
+def test_a_revision_has_to_allow_collection(collectable: ReleaseManager, tmp_path: Path) -> None:
+    """The setting alone does not make garbage of what was published to be kept, nor does it keep it for ever."""
+    everything = objects(collectable)
+    for setting, command in (("false", ["ingest", "-d", "sw/nested/5"]), ("true", ["gc", "-f", "-r", "0"])):
+        collectable.configure(CVMFS_GARBAGE_COLLECTION=setting)
+        outcome = collectable.server(*command)
+    assert outcome.code == 1
+    assert "is not enabled" in outcome.stderr
+    assert objects(collectable) >= everything
     collectable.server("ingest", "--mirror", "--directory", tmp_path / "3", "-b", "sw").succeeded()
     collectable.server("gc", "-f", "-r", "0").succeeded()
+    assert not objects(collectable) >= everything
+    collectable.check()
+
+
+def test_an_idle_repository_can_be_collected(collectable: ReleaseManager, tmp_path: Path) -> None:
+    """Although all of it is older than what is to be kept, the newest revision stays, and the one before, and tags."""
+    everything = objects(collectable)
+    time.sleep(1.1)
+    collectable.server("gc", "-f", "-t", "now").succeeded()
+    assert objects(collectable) < everything
+    collectable.check()
+    assert below(published(collectable).tree, b"sw") == on_disk(tmp_path / "5")
+    collectable.server("check", "-i", "-t", "second").succeeded()
+
+
+@pytest.mark.parametrize("automatic", [True, False])
+def test_what_is_published_again_is_not_collected(collectable: ReleaseManager, tmp_path: Path, automatic: bool) -> None:
+    """An object that only an old revision had, and that the newest has again, stays."""
+    if automatic:
+        collectable.configure(CVMFS_AUTO_GC="true", CVMFS_AUTO_GC_TIMESPAN="now", CVMFS_AUTO_GC_LAPSE="tomorrow")
+        time.sleep(1.1)
+    everything = objects(collectable)
+    collectable.server("ingest", "--mirror", "--directory", tmp_path / "3", "-b", "sw").succeeded()
+    if not automatic:
+        collectable.server("gc", "-f", "-r", "0").succeeded()
+    assert not objects(collectable) >= everything
     collectable.check()
     mirror(collectable, tmp_path / "4")
 

@@ -461,16 +461,19 @@ class WritableCatalog(Catalog):
         return cls(file)
 
     def map_owners(self, uids: Callable[[int], int], gids: Callable[[int], int]) -> bool:
-        """Give entries to other users and groups; say whether that changes any."""
+        """Give entries that are not hidden to other users and groups; say whether that changes any."""
         is_changed = False
         with self._changes() as connection:
             for column, new in (("uid", uids), ("gid", gids)):
-                present = [row[0] for row in connection.execute(f"SELECT DISTINCT {column} FROM catalog")]  # noqa: S608
-                cases = [(old, new(old)) for old in present if new(old) != old]
+                rows = connection.execute(f"SELECT DISTINCT {column} FROM catalog WHERE NOT flags & ?", (Flag.HIDDEN,))  # noqa: S608
+                cases = [(old, new(old)) for (old,) in rows.fetchall() if new(old) != old]
                 if cases:  # in one statement, as two may change places
                     choice = f"CASE {column} {'WHEN ? THEN ? ' * len(cases)}ELSE {column} END"
                     values = [number for case in cases for number in case]
-                    connection.execute(f"UPDATE catalog SET {column} = {choice}", values)  # noqa: S608
+                    connection.execute(
+                        f"UPDATE catalog SET {column} = {choice} WHERE NOT flags & ?",  # noqa: S608
+                        [*values, Flag.HIDDEN],
+                    )
                     is_changed = True
         return is_changed
 

@@ -107,6 +107,8 @@ class Draft:
         """Why the published ``.cvmfsdirtab`` cannot be used, unless a change has replaced it."""
         self.unmarked: set[bytes] = set()
         """Directories that may lack the marker that ``.cvmfsdirtab`` wants, but for those that a source lists."""
+        self.markers_removed: set[bytes] = set()
+        """Directories whose marker somebody took away."""
 
     def made_up(self, path: bytes, mode: int, owner: Owner | None = None) -> SourceEntry:
         """Return an entry that no source has.
@@ -173,9 +175,17 @@ class Draft:
         self.report.removed.add(path, entry)
         if name_of(path) == MARKER:
             self.unmarked.add(parent(path))
+            self.markers_removed.add(parent(path))
         if entry.is_directory:
             self.report_removed_content(path)
         self.tree.remove(path)
+
+    def warn_of_marker(self, directory: bytes) -> None:
+        """Say that a directory is a nested catalog in spite of what somebody did."""
+        self.report.warnings.append(
+            f"The marker /{display(join(directory, MARKER))} was removed, but stays, as /{display(DIRTAB)} means that "
+            "directory. To have no nested catalog there, exclude it in the rules first."
+        )
 
     def copy(self, origin: Origin, directory: bytes) -> None:
         """Add all that is below a directory of another revision to a new directory, and report that."""

@@ -106,7 +106,7 @@ class Merge:
             self._check_bundles(path, entries[_BUNDLES])
         if self._draft.options.balance is not None and listing.is_whole:
             _keep_balance(entries, published)
-        self._mark_nested(path, entries, published)
+        self._mark_nested(path, entries, published, is_removed=MARKER in listing.removed)
         groups = self._groups(path, listing, published)
         if self._is_mirror:
             for name in published if listing.is_whole else listing.removed:
@@ -205,14 +205,24 @@ class Merge:
         return entry if (uid, gid) == (entry.uid, entry.gid) else replace(entry, uid=uid, gid=gid)
 
     def _mark_nested(
-        self, path: bytes, entries: dict[bytes, SourceEntry], published: dict[bytes, DirectoryEntry]
+        self,
+        path: bytes,
+        entries: dict[bytes, SourceEntry],
+        published: dict[bytes, DirectoryEntry],
+        *,
+        is_removed: bool,
     ) -> None:
-        """See that a directory is a nested catalog if it should be one, before anything is put into it."""
+        """See that a directory is a nested catalog if it should be one, before anything is put into it.
+
+        :param is_removed: whether somebody took the marker away, rather than never having had one
+        """
         if MARKER not in entries and (
             (self._change.nested_catalog and path == self._base_dir) or self._draft.dirtab.covers(path)
         ):
             if MARKER in published:
                 del published[MARKER]  # a mirror leaves it alone
+                if is_removed:
+                    self._draft.warn_of_marker(path)
             elif path != ROOT:
                 marker = join(path, MARKER)
                 entries[MARKER] = self._draft.made_up(marker, stat.S_IFREG | 0o644, self._owner)

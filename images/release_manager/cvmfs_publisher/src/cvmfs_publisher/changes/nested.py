@@ -35,6 +35,8 @@ def apply_dirtab(draft: Draft, before: Dirtab | None) -> None:
         entry = draft.tree.entry(directory)
         if entry is not None and entry.is_directory and draft.tree.entry(join(directory, MARKER)) is None:
             _mark(draft, join(directory, MARKER), 0o644)
+            if directory in draft.markers_removed:
+                draft.warn_of_marker(directory)
     _drain(draft)
 
 

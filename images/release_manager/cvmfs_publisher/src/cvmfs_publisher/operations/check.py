@@ -24,6 +24,8 @@ from ..catalog.statistics import Counters
 from ..content import ContentHash, HashSuffix, fetch_object
 from ..errors import CorruptObject, EndpointUnreachable, ObjectNotFound, PublisherError, RepositoryError, StorageError
 from ..paths import ROOT, display, join, parse
+from ..repository.manifest import Manifest
+from ..repository.repository import alt_path
 from ..storage import ObjectStore
 from .environment import Environment
 from .repair import Reference, RepairSource, open_repair_source, repair
@@ -114,6 +116,8 @@ def check(
             for content_hash in (manifest.certificate, manifest.history, manifest.meta_info):
                 if content_hash is not None:
                     walk.fetch(content_hash, f"the manifest of {name}")
+            if manifest.has_alt_catalog_path:
+                _check_alt_paths(repository.store, manifest, report)
             if reflog_problem := repository.reflog_problem():
                 report.problem(reflog_problem)
             elif disagreement := repository.reflog_disagreement():
@@ -335,6 +339,13 @@ class _Walk:
             self._report.problem(f"/{display(join(path, MARKER))} is there, but the directory is no nested catalog")
         if path == catalog.path != ROOT and not has_marker:
             self._report.problem(f"The nested catalog at /{display(path)} lacks its {MARKER.decode()}")
+
+
+def _check_alt_paths(store: ObjectStore, manifest: Manifest, report: CheckReport) -> None:
+    """Look for the copies outside ``data/`` that clients begin with; CernVM-FS's publisher makes no others."""
+    for content_hash in (manifest.root_hash, manifest.certificate):
+        if content_hash is not None and not store.exists(alt_path(content_hash)):
+            report.problem(f"{alt_path(content_hash)} is missing; clients begin with it where data/ is protected")
 
 
 def _check_existence(store: ObjectStore, objects: _Referrers, mender: _Mender, report: CheckReport) -> None:

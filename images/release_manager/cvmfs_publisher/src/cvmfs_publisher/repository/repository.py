@@ -457,10 +457,11 @@ def require_absent(store: ObjectStore, name: str) -> None:
 
 def alt_paths(manifest: Manifest) -> list[str]:
     """Return the keys of the copies outside ``data/`` that a revision has."""
-    return [_alt_path(content_hash) for content_hash in _objects(manifest)] if manifest.has_alt_catalog_path else []
+    return [alt_path(content_hash) for content_hash in _objects(manifest)] if manifest.has_alt_catalog_path else []
 
 
-def _alt_path(content_hash: ContentHash) -> str:
+def alt_path(content_hash: ContentHash) -> str:
+    """Return the key of an object's copy outside ``data/``."""
     return f".cvmfsalt-{content_hash}"
 
 
@@ -491,7 +492,7 @@ def _complete(
     if complete.has_alt_catalog_path:
         # For web servers that protect data/: clients look for these copies first
         for content_hash in _objects(complete):
-            store.put(_alt_path(content_hash), store.get(content_hash.key()))
+            store.put(alt_path(content_hash), store.get(content_hash.key()))
     if reflog is None:
         return complete, None
     reflog.add_manifest(complete)
