@@ -215,6 +215,18 @@ def test_failures_are_counted(template: Path, tmp_path: Path, source: Path) -> N
     assert [row["error"] for row in rows(here, "run_statistics")] == ["SourceError", ""]
 
 
+def test_what_garbage_collection_counts(local: ReleaseManager, tmp_path: Path) -> None:
+    local.configure(CVMFS_GARBAGE_COLLECTION="true", CVMFS_AUTO_TAG="false")
+    for number in range(4):
+        local.ingest(mirror(make(tmp_path / f"{number}", file=f"{number}")))
+    done = local.server("gc", "-f", "-r", "0", "--json").succeeded().document
+    (row,) = rows(local, "gc_statistics")
+    assert (row["n_preserved_catalogs"], row["n_condemned_catalogs"], row["success"]) == ("3", "2", "1")
+    assert row["n_condemned_objects"] == str(done["condemned_objects"])
+    local.server("gc", "-f", "-r", "0").succeeded()
+    assert rows(local, "gc_statistics")[1]["n_condemned_objects"] == "0"
+
+
 def test_failed_garbage_collection_is_counted(template: Path, tmp_path: Path, source: Path) -> None:
     here = from_template(template, tmp_path)
     here.configure(CVMFS_GARBAGE_COLLECTION="true")

@@ -103,6 +103,28 @@ def test_change_of_the_algorithm(template: Path, tmp_path: Path, tree: Path, old
     manager.check()
 
 
+def test_collection_with_several_algorithms(template: Path, tmp_path: Path, tree: Path) -> None:
+    """What only revisions of before the change have goes, whatever it is named by; what is still used stays."""
+    manager = new_repository(template, tmp_path / "manager", "sha1")
+    manager.configure(CVMFS_GARBAGE_COLLECTION="true", CVMFS_AUTO_TAG="false")
+    manager.ingest(mirror(tree))
+    for number, algorithm in enumerate(("rmd160", "shake128", "shake128", "shake128")):
+        manager.configure(CVMFS_HASH_ALGORITHM=algorithm)
+        before = names_of_objects(manager)
+        make(tree, small=f"{number}" * 100, large=os.urandom(300_000) if number == 1 else (tree / "large").read_bytes())
+        manager.ingest(mirror(tree))
+        if number == 1:
+            old = before
+    manager.server("gc", "-f", "-r", "0").succeeded()
+    manager.check()
+    left = names_of_objects(manager)
+    gone = {name for name in old - left if name[-1] not in "HMX"}
+    assert of_algorithm(gone, HashAlgorithm.SHA1)
+    assert of_algorithm(gone, HashAlgorithm.RMD160)
+    assert of_algorithm(left & old, HashAlgorithm.SHA1)  # the nested catalog, and what is in it
+    assert below(published(manager).tree, b"sw") == on_disk(tree)
+
+
 def test_without_the_setting_it_stays(template: Path, tmp_path: Path, tree: Path) -> None:
     manager = new_repository(template, tmp_path / "manager", "shake128")
     manager.configure(CVMFS_HASH_ALGORITHM="")

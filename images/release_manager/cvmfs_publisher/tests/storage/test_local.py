@@ -26,14 +26,16 @@ def test_has_upstreams_layout(tmp_path: Path) -> None:
     assert {item.key for item in store.list("")} == {".cvmfspublished", "data/ab/cdC"}
 
 
-def test_web_servers_can_read_objects(tmp_path: Path) -> None:
-    old = os.umask(0o022)
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0, 0o666), (0o020, 0o646)])
+def test_web_servers_can_read_objects(tmp_path: Path, umask: int, mode: int) -> None:
+    """Unless the umask of who publishes says otherwise."""
+    old = os.umask(umask)
     try:
         store = LocalStore(tmp_path / "srv")
         store.put("data/ab/cd", b"")
     finally:
         os.umask(old)
-    assert (tmp_path / "srv/data/ab/cd").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "srv/data/ab/cd").stat().st_mode & 0o777 == mode
 
 
 def test_refuses_a_temporary_directory_elsewhere(tmp_path: Path) -> None:
