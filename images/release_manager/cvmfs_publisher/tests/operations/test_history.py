@@ -397,10 +397,10 @@ def test_a_branch_whose_publisher_died_is_in_the_reflog(local: ReleaseManager) -
 
 
 def test_layout_of_snapshots(local: ReleaseManager) -> None:
+    local.server("tag", "-a", "a/b").succeeded()
     local.configure(CVMFS_VIRTUAL_DIR="true", CVMFS_AUTO_TAG="false")
     release(local, "one", tag="one")
     release(local, "two", tag="two")
-    assert local.server("tag", "-a", "a/b").succeeded()  # cannot be the name of a directory
     shown = snapshots(local)
     assert shown is not None
     assert {"one", "two"} < shown.keys()
@@ -420,6 +420,18 @@ def test_layout_of_snapshots(local: ReleaseManager) -> None:
     assert snapshots(local) is None
     assert not local.ingest().changed
     local.check()
+
+
+@pytest.mark.parametrize("tag", ["a/b", ".."])
+def test_tags_that_can_have_no_snapshot(local: ReleaseManager, tag: str) -> None:
+    """Upstream's own tools take them, and can publish nothing from then on."""
+    local.configure(CVMFS_VIRTUAL_DIR="true")
+    says = [f"The tag '{tag}' cannot have a directory in /.cvmfs/snapshots", "CVMFS_VIRTUAL_DIR=false"]
+    local.refuses("tag", "-a", tag, says=says)
+    for dry_run in ([], ["--dry-run"]):
+        local.refuses("ingest", "-d", "new_repository", "-a", tag, *dry_run, says=says)
+    local.configure(CVMFS_VIRTUAL_DIR="false")
+    local.server("tag", "-a", tag).succeeded()
 
 
 def test_snapshots_are_not_to_be_published(local: ReleaseManager, tmp_path: Path) -> None:

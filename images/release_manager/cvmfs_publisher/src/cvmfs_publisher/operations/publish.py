@@ -32,7 +32,7 @@ from .hooks import Hook, call_hook
 from .known import KnownObjects
 from .properties import choose_requirement, has_grafts, requirement_of, set_properties, with_settings
 from .revision import commit_catalogs, commit_history, hash_algorithm
-from .snapshots import are_outdated, settle, update_snapshots
+from .snapshots import are_outdated, require_directory_name, settle, update_snapshots
 from .statistics import PublishStatistics, failure_recorded, print_list, record
 from .transaction import (
     Session,
@@ -158,7 +158,7 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
         manifest = _next_manifest(base, settings, options)
         history = repository.history()
         tag = _choose_tag(history, settings, options, checkout)
-        _oldest_auto_tag(settings)
+        oldest_auto_tag = _oldest_auto_tag(settings)
         _require_tagged(name, history, checkout)
         garbage = automatic(settings)
         call_hook(environment, name, Hook.PUBLISH_BEFORE)
@@ -215,6 +215,7 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
                         tag,
                         timestamp,
                         scratch,
+                        oldest_auto_tag=oldest_auto_tag,
                         previous=base.root_hash if session.clone else None,
                         sizes=sizes,
                     )
@@ -424,6 +425,7 @@ def _choose_tag(
     check_description(options.tag_description)
     if options.tag is not None:
         history.require_new(options.tag)
+        require_directory_name(options.tag, settings)
         return options.tag
     if checkout is not None:
         raise UsageError(
@@ -555,16 +557,18 @@ def _commit(
     timestamp: int,
     scratch: Path,
     *,
+    oldest_auto_tag: int,
     previous: ContentHash | None,
     sizes: list[int],
 ) -> tuple[Manifest, list[ContentHash]]:
     """Upload the catalogs and the history of a new revision of the main line.
 
+    :param oldest_auto_tag: seconds since 1970 before which automatic tags are removed
     :param previous: root catalog of the revision before, if that is not what the tree was opened with
     :param sizes: as `commit_catalogs`
     :returns: the manifest, still to be signed, and the root catalogs that the history has and the manifest has not
     """
-    history.remove_auto_tags(before=_oldest_auto_tag(settings))
+    history.remove_auto_tags(before=oldest_auto_tag)
     update_snapshots(repository.store, tree, history, settings, scratch)
     algorithm = hash_algorithm(repository.manifest, settings)
     manifest = commit_catalogs(repository, tree, manifest, algorithm, timestamp, previous=previous, sizes=sizes)

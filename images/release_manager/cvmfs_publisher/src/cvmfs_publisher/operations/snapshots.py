@@ -17,7 +17,7 @@ from pathlib import Path
 from ..catalog import MARKER, CatalogTree, DirectoryEntry, NestedReference, WritableCatalogTree
 from ..changes.draft import VIRTUAL_DIRECTORY
 from ..content import ContentHash, HashAlgorithm, put_object
-from ..errors import RepositoryError
+from ..errors import RepositoryError, UsageError
 from ..paths import ROOT, display, join, name
 from ..repository import History, Manifest, Repository, ServerConfig
 from ..repository.history import TRUNK, TRUNK_PREVIOUS
@@ -26,7 +26,20 @@ from .revision import commit_catalogs, hash_algorithm
 
 _SNAPSHOTS = join(VIRTUAL_DIRECTORY, b"snapshots")
 _DIRECTORY_SIZE = 97  # what CernVM-FS gives to these directories
-_NO_FILE_NAMES = (".", "..")
+
+
+def require_directory_name(tag: str, settings: ServerConfig) -> None:
+    """Refuse the name of a new tag that cannot be the name of its snapshot.
+
+    Upstream's own tools damage the catalog then. Of tags from before there were snapshots, such ones are left out.
+
+    :raises UsageError: then
+    """
+    if settings.flag("CVMFS_VIRTUAL_DIR", default=False) and not _is_file_name(tag):
+        raise UsageError(
+            f"The tag {tag!r} cannot have a directory in /{display(_SNAPSHOTS)}",
+            remedy="Use a name without slashes, or set CVMFS_VIRTUAL_DIR=false",
+        )
 
 
 def are_outdated(tree: CatalogTree, history: History, settings: ServerConfig) -> bool:
@@ -95,8 +108,12 @@ def _wanted(history: History, settings: ServerConfig) -> dict[bytes, ContentHash
     return {
         tag.name.encode(): tag.root_hash
         for tag in history.tags()
-        if tag.name not in (TRUNK, TRUNK_PREVIOUS, *_NO_FILE_NAMES) and "/" not in tag.name
+        if tag.name not in (TRUNK, TRUNK_PREVIOUS) and _is_file_name(tag.name)
     }
+
+
+def _is_file_name(tag: str) -> bool:
+    return tag not in (".", "..") and "/" not in tag
 
 
 def _shown(tree: CatalogTree) -> dict[bytes, ContentHash] | None:

@@ -18,7 +18,7 @@ from .checked_out import refuse_checked_out
 from .condemned import require_whole
 from .environment import Environment
 from .revision import commit_history
-from .snapshots import settle
+from .snapshots import require_directory_name, settle
 from .transaction import open_exclusively
 
 
@@ -81,6 +81,7 @@ def add(environment: Environment, name: str, tag: str, *, description: str = "",
 
     check_tag_name(tag)
     check_description(description)
+    require_directory_name(tag, environment.settings(name))
 
     def edit(repository: Repository, history: History) -> list[ContentHash]:
         content_hash = repository.manifest.root_hash
