@@ -16,7 +16,7 @@ from cvmfs_publisher.cli.refused import REFUSED
 _TESTS = Path(__file__).parent
 _COLLECTION = _TESTS.parents[3]
 _DOCUMENT = (_COLLECTION / "docs" / "compatibility.md").read_text()
-_UPSTREAM: dict[str, dict[str, str]] = tomllib.loads((_TESTS / "upstream_cvmfs_server.toml").read_text())
+UPSTREAM: dict[str, dict[str, str]] = tomllib.loads((_TESTS / "upstream_cvmfs_server.toml").read_text())
 
 _STATES = {"supported", "different on purpose", "refused by name", "added", "missing"}
 _TEST = re.compile(r"`([\w/]+\.py)::(test_\w+)`")
@@ -55,14 +55,14 @@ def cases() -> list[list[str]]:
 
 
 def test_every_subcommand_is_documented() -> None:
-    assert documented().keys() == native().keys() | _UPSTREAM.keys()
+    assert documented().keys() == native().keys() | UPSTREAM.keys()
 
 
 def test_every_option_is_documented() -> None:
     table, options = documented(), native()
     for command in table:
         there = options.get(command, {}).keys() - {"--help"}
-        assert table[command].keys() == there | _UPSTREAM.get(command, {}).keys(), command
+        assert table[command].keys() == there | UPSTREAM.get(command, {}).keys(), command
 
 
 def test_states_are_true() -> None:
@@ -78,11 +78,21 @@ def test_states_are_true() -> None:
             elif refused:
                 assert state == "refused by name", label
             else:
-                assert (state == "added") == (option not in _UPSTREAM.get(command, {})), label
+                assert (state == "added") == (option not in UPSTREAM.get(command, {})), label
                 assert state not in ("missing", "refused by name"), label
             if state in ("refused by name", "different on purpose"):
                 assert remark, f"{label}: why?"
             assert state == "missing" or _TEST.search(tests), f"{label}: which test proves it?"
+
+
+def test_spellings_mean_the_same() -> None:
+    """A row with several spellings, or that says it is as another one, is about one option of the parser."""
+    options = native()
+    for command, section in documented().items():
+        for option, (cell, _, state, remark, _) in section.items():
+            spellings = set(re.findall(r"`(-[\w-]+)`", cell)) | set(re.findall(r"^As `(-[\w-]+)`\.", remark))
+            if state not in ("refused by name", "missing"):
+                assert len({options[command][spelling].dest for spelling in spellings}) == 1, f"{command} {option}"
 
 
 def test_every_case_is_listed_with_a_test_or_a_reason() -> None:

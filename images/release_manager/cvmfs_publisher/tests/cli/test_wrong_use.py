@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
 import pytest
 from operations.managers import NAME, Outcome, ReleaseManager, refusal
+from test_compatibility import UPSTREAM, native
 
 from cvmfs_publisher.cli import main
 from cvmfs_publisher.cli.commands import COMMANDS
+from cvmfs_publisher.cli.refused import REFUSED
 from cvmfs_publisher.cli.refused import refusal as refusal_of
 
 Run: TypeAlias = Callable[[str], Outcome]
@@ -27,7 +29,8 @@ GRAMMAR: list[tuple[str, int, str]] = [
     (f"mkfs {NAME} another.example.org", 3, "unrecognized arguments: another.example.org"),
     (f"mkfs -R {NAME}", 3, "-R is not supported by this engine: it does not use smart cards"),
     (f"mkfs {NAME} -V", 3, "argument -V: expected one argument"),
-    (f"mkfs -x proxy {NAME}", 3, "-x is not supported by this engine: name the proxy of the storage"),
+    (f"mkfs -P -f overlayfs {NAME}", 3, "argument -f: not allowed with argument -P"),
+    (f"mkfs -m yes {NAME}", 3, f"unrecognized arguments: {NAME}"),
     (f"mkfs --jso {NAME}", 3, "unrecognized arguments: --jso"),
     (f"publish --change x {NAME}", 3, "unrecognized arguments: --change"),
     (f"publish -n 0 {NAME}", 3, "argument -n: 0 is not a number from 1 to 9223372036854775807"),
@@ -250,18 +253,29 @@ def test_grammar(run: Run, arguments: str, code: int, says: str) -> None:
     assert says in outcome.stderr
 
 
-UPSTREAM = (
-    "mkfs add-replica import publish rollback rmfs alterfs resign list info tag list-tags lstags check transaction "
-    "enter abort snapshot skeleton migrate list-catalogs diff checkout update-geodb gc catalog-chown "
-    "eliminate-hardlinks eliminate-bulk-hashes fix-stats update-info update-repoinfo mount fix-permissions "
-    "masterkeycard ingest merge-stats print-stats"
-)
-
-
-@pytest.mark.parametrize("command", UPSTREAM.split())
+@pytest.mark.parametrize("command", UPSTREAM)
 def test_all_subcommands_of_upstream(command: str) -> None:
     """Each of them is there, or is refused by its name."""
     assert command in COMMANDS or refusal_of(command) is not None
+
+
+def refused_options() -> Iterator[tuple[str, str]]:
+    """Yield all options that are refused, and those of refused subcommands."""
+    options = native()
+    for command in UPSTREAM:
+        for option in UPSTREAM[command]:
+            if command in REFUSED or type(options[command][option]).__name__ == "_Refused":
+                yield command, option
+
+
+@pytest.mark.parametrize(("command", "option"), list(refused_options()))
+def test_what_is_refused_is_refused_by_its_name(run: Run, command: str, option: str) -> None:
+    outcome = run(f"{command} {option} value {NAME}")
+    assert (outcome.code, outcome.stdout) == (3, "")
+    if command in REFUSED:
+        assert outcome.stderr.strip() == refusal_of(command)
+    else:
+        assert f"cvmfs_server {command}: {option} is not supported by this engine: " in outcome.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -179,7 +179,8 @@ def test_print_stats(local: ReleaseManager, source: Path, tmp_path: Path) -> Non
     local.server("print-stats", "-s", ",", "-o", tmp_path / "file").succeeded()
     assert (tmp_path / "file").read_text().splitlines() == [line.replace("|", ",") for line in lines]
     assert local.server("print-stats", "-t", "gc_statistics").succeeded().stdout == ""
-    local.refuses("print-stats", "-t", "properties", says=["There is no table 'properties' of statistics"])
+    assert f"repo_name|{NAME}\n" in local.server("print-stats", "-t", "properties").succeeded().stdout
+    local.refuses("print-stats", "-t", "sqlite_master", says=["There is no table 'sqlite_master' of statistics"])
     local.refuses("print-stats", "-o", tmp_path / "no" / "file", says=["Cannot write to"])
     (local.spool / "stats.db").write_bytes(b"nonsense" * 1000)
     local.refuses("print-stats", says=["cannot be read"])
@@ -343,7 +344,10 @@ def test_update_info(local: ReleaseManager, tmp_path: Path) -> None:
     assert [entry["name"] for entry in listed["repositories"]] == [NAME]
     file.write_text("[]")
     assert "is no JSON object" in local.run("update-info", "-f", file).stderr
-    local.run("update-info", "-e").succeeded()
+    (tmp_path / metainfo.REPOSITORIES_KEY).unlink()
+    assert local.run("update-info", "-e", "--json").succeeded().document == {"repositories": [NAME]}
+    assert json.loads((tmp_path / metainfo.SERVER_META_KEY).read_bytes()) == {"administrator": "me"}
+    assert (tmp_path / metainfo.REPOSITORIES_KEY).exists()
     assert "no terminal" in local.run("update-info").stderr
 
 
@@ -409,7 +413,8 @@ def test_skeleton(local: ReleaseManager, tmp_path: Path) -> None:
     outcome = local.run("skeleton", directory, stdin=b"\n").succeeded()
     assert "Owner of " in outcome.stderr
     assert len(list((directory / "data").iterdir())) == 257
-    local.run("skeleton", "-o", "root", directory).succeeded()
+    local.run("skeleton", "-o", "nobody", directory).succeeded()
+    assert {path.owner() for path in (directory / "data").iterdir()} == {"nobody"}
     assert "There is no user" in local.run("skeleton", "-o", "nobody-of-that-name", directory).stderr
     make(tmp_path, file="")
     assert "Cannot make the directories" in local.run("skeleton", "-o", "root", tmp_path / "file" / "x").stderr
@@ -417,6 +422,7 @@ def test_skeleton(local: ReleaseManager, tmp_path: Path) -> None:
 
 def test_old_names_of_tag(local: ReleaseManager) -> None:
     for command in ("lstags", "list-tags"):
+        assert local.server(command, "--json").document == local.server("tag", "--json").document
         outcome = local.server(command, "-x").succeeded()
         assert outcome.stdout == local.server("tag", "-l", "-x").stdout
         assert outcome.stderr == f"NOTE: cvmfs_server {command} is deprecated! Use cvmfs_server tag instead\n"

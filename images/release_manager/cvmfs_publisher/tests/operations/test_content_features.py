@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import os
+import pwd
 import secrets
 import shutil
 import tarfile
@@ -17,6 +18,7 @@ from cvmfs_publisher.catalog import CatalogTree, DirectoryEntry
 from cvmfs_publisher.changes.graft import MAX_GRAFT
 from cvmfs_publisher.content import Compression, ContentHash, HashAlgorithm
 from cvmfs_publisher.operations.mkfs import MkfsOptions, mkfs
+from cvmfs_publisher.repository import ServerConfig
 from operations.managers import NAME, ReleaseManager, changes_file, make, merge, mirror
 from operations.reading import below, on_disk, published
 from operations.test_interrupted import without_repository
@@ -441,7 +443,7 @@ def test_unreadable_requirement(local: ReleaseManager, tmp_path: Path, content: 
 def test_mkfs_with_everything(template: Path, tmp_path: Path, compression: str) -> None:
     manager = without_repository(template, tmp_path / "manager")
     done = manager.server(
-        *("mkfs", "-v", "-z", "-a", "shake128", "-Z", compression, "-m", "replicable", "-p", "-f", "none")
+        *("mkfs", "-v", "-z", "-a", "shake128", "-Z", compression, "-m", "-p", "-f", "none")
     ).succeeded()
     assert "Garbage collection spares all revisions" in done.stderr
     manifest = manager.manifest()
@@ -476,7 +478,11 @@ def test_configuration_that_mkfs_writes(template: Path, tmp_path: Path) -> None:
         "-G",
         "4 weeks ago",
         "-o",
-        "root",
+        "nobody",
+        "-f",
+        "fuse-overlayfs",
+        "-x",
+        "http://proxy:3128",
     )
     try:
         manager.server("mkfs", *options).succeeded()
@@ -492,8 +498,14 @@ def test_configuration_that_mkfs_writes(template: Path, tmp_path: Path) -> None:
         "CVMFS_VOMS_AUTHZ=members",
         "CVMFS_CATALOG_ALT_PATHS=true",
         "CVMFS_AUTO_TAG_TIMESPAN='4 weeks ago'",
+        "CVMFS_USER=nobody",
+        "CVMFS_UNION_FS_TYPE=fuse-overlayfs",
+        "CVMFS_SERVER_PROXY=http://proxy:3128",
     ):
         assert f"{line}\n" in text
+    client = ServerConfig.load(manager.server_conf.with_name("client.conf"))
+    assert client["CVMFS_HTTP_PROXY"] == "http://proxy:3128"
+    assert entry_of(manager, "new_repository").uid == pwd.getpwnam("nobody").pw_uid
     manager.server_conf.write_text(text + f"CVMFS_SPOOL_DIR={manager.spool}\n")
     manager.server("ingest", "--directory", make(tmp_path / "source", file="x"), "-b", "sw").succeeded()
     assert entry_of(manager, "sw/file").is_external

@@ -124,7 +124,7 @@ def test_what_the_repository_says_is_kept(tmp_path: Path, new_repository: Callab
 
 
 def test_what_upstream_has_for_defaults(local_host: Host) -> None:
-    local_host.import_()
+    local_host.import_("-p")
     settings = local_host.settings()
     expected = {
         "CVMFS_HASH_ALGORITHM": "sha1",
@@ -228,6 +228,11 @@ def test_replication(local_host: Host) -> None:
     local_host.import_("-m")
     with local_host.original.store() as store:
         assert store.exists(MASTER_REPLICA_KEY)
+
+
+def test_the_owner_is_chosen(local_host: Host) -> None:
+    local_host.import_("-o", "nobody")
+    assert local_host.settings()["CVMFS_USER"] == "nobody"
 
 
 def test_the_storage_can_be_given_to_the_owner(local_host: Host) -> None:

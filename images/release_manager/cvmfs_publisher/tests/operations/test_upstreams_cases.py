@@ -216,7 +216,9 @@ def test_a_directory_with_many_files(local: ReleaseManager, tmp_path: Path) -> N
 # Archives (652, 656 to 658, 667)
 
 
-@pytest.mark.parametrize("base", ["/", "a", "/a", "a/", "a/b/c", "///a///", f"/cvmfs/{NAME}", f"/cvmfs/{NAME}/a/b"])
+@pytest.mark.parametrize(
+    "base", ["/", "a", "/a", "a/", "a//b", "a/b/c", "///a///", f"/cvmfs/{NAME}", f"/cvmfs/{NAME}/a/b"]
+)
 def test_base_directories_of_all_kinds(local: ReleaseManager, source: Path, tmp_path: Path, base: str) -> None:
     archive = pack(source, tmp_path / "source.tar")
     local.server("ingest", "-k", "-t", archive, "-b", base).succeeded()
@@ -242,9 +244,16 @@ def test_an_archive_and_deletions(local: ReleaseManager, source: Path, tmp_path:
     found = published(local)
     assert below(found.tree, b"a/b") == on_disk(source)
     assert b"c" not in found.tree
-    local.server("ingest", "--fastdelete", "-d", f"/cvmfs/{NAME}/a").succeeded()
+    local.server("ingest", "-f", f"/cvmfs/{NAME}/a").succeeded()
     assert b"a" not in published(local).tree
     local.check()
+
+
+def test_a_path_with_a_colon_is_deleted(local: ReleaseManager, tmp_path: Path) -> None:
+    source = make(tmp_path / "source", **{"a:b__file": "x", "c": "y"})
+    local.server("ingest", "--directory", source, "-b", "sw").succeeded()
+    local.server("ingest", "-d", "sw/a:b").succeeded()
+    assert below(published(local).tree, b"sw").keys() == {b"", b"c"}
 
 
 def test_archives_with_markers(local: ReleaseManager, source: Path, tmp_path: Path) -> None:

@@ -50,11 +50,17 @@ CVMFS_PUBLISH_VERSIONS_IN_META_FILE CVMFS_SERVER_PROXY CVMFS_SERVER_USE_CATALOG_
 """
 """What the scripts of 2.12 look for besides."""
 
+ADDED_BY_UPSTREAM = """\
+CVMFS_GC_DB_BATCH_SIZE CVMFS_INFO_HEADER CVMFS_INGEST_FAST_DELETE CVMFS_PARTIAL_REPLICATION
+CVMFS_PARTIAL_REPLICATION_SPEC
+"""
+"""What came with 2.14."""
+
 
 def test_all_are_there_once() -> None:
     names = [key.name for key in KEYS]
     assert len(names) == len(set(names))
-    everything = " ".join((MADE_BY_UPSTREAM, DOCUMENTED_BY_UPSTREAM, LOOKED_FOR_BY_UPSTREAM)).split()
+    everything = " ".join((MADE_BY_UPSTREAM, DOCUMENTED_BY_UPSTREAM, LOOKED_FOR_BY_UPSTREAM, ADDED_BY_UPSTREAM)).split()
     assert not set(everything) - set(names)
 
 

@@ -15,6 +15,22 @@ REFUSED = {
         "only Stratum 1 servers sort others by distance",
         "Run CernVM-FS's own cvmfs_server on the Stratum 1 server",
     ),
+    "connect-gw": (
+        "no repository gateway is needed: a lease in the storage itself orders publishers, and all share that",
+        "Configure the repository on each host with import, on S3 storage",
+    ),
+    "refresh-lease": (
+        "leases are in the storage, and are kept while a publish runs",
+        "There is nothing to do: a transaction whose lease has expired goes on unless somebody else has begun one",
+    ),
+    "ingestsql": (
+        "it takes databases that only tools of CernVM-FS write",
+        "Use publish --changes, or ingest: --tar_file, --directory, --image or --s3",
+    ),
+    "overlay": (
+        "layers are merged while they are published",
+        "Use ingest --image, with all layers of the image",
+    ),
     "alterfs": (
         "CernVM-FS itself has not had it since 2.1",
         "Change the settings in server.conf; the next publish takes them",

@@ -84,6 +84,7 @@ def check(
     tag: str | None = None,
     subtree: str = "",
     repair_from: str | None = None,
+    scratch: Path | None = None,
 ) -> CheckReport:
     """Check a repository; needs no keys and no transaction.
 
@@ -92,12 +93,13 @@ def check(
     :param tag: check this tag's revision instead of the newest
     :param subtree: check only the nested catalog at this path, and those below
     :param repair_from: where there may be copies of objects that are missing or damaged; these are put back
+    :param scratch: directory for temporary files; by default the spool directory
     :raises PublisherError: when there is nothing that can be checked, e.g. because signatures do not fit
     """
     settings = environment.settings(name)
     with (
         environment.open(name, settings) as repository,
-        environment.scratch(settings) as scratch,
+        environment.scratch(settings, scratch) as directory,
         _source(repair_from) as source,
         contextlib.ExitStack() as stack,
     ):
@@ -108,7 +110,7 @@ def check(
             root, revision = found.root_hash, found.revision
         report = CheckReport(name, revision)
         mender = _Mender(repository.store, source, report)
-        walk = stack.enter_context(_Walk(repository.store, scratch, report, mender))
+        walk = stack.enter_context(_Walk(repository.store, directory, report, mender))
         if subtree:
             reference = walk.find(root, parse(subtree))
         else:

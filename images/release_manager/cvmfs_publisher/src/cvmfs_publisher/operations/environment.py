@@ -199,12 +199,13 @@ class Environment:
         return directory
 
     @contextlib.contextmanager
-    def scratch(self, settings: ServerConfig) -> Iterator[Path]:
-        """Provide a temporary directory in the spool directory; removed on leaving.
+    def scratch(self, settings: ServerConfig, directory: Path | None = None) -> Iterator[Path]:
+        """Provide a temporary directory; removed on leaving.
 
+        :param directory: where it is made; by default in the spool directory
         :raises PublisherError: when it cannot be made
         """
-        directory = self.spool_dir(settings)
+        directory = directory or self.spool_dir(settings)
         try:
             temporary = tempfile.TemporaryDirectory(dir=directory, prefix="tmp-")
         except OSError as error:

@@ -45,6 +45,7 @@ class MkfsOptions:
     :param auto_tag_timespan: as date(1) takes it
     :param external: publish files as external by default
     :param requirement: what members have to prove: the repository is confidential
+    :param proxy: through which CernVM-FS's own tools read
     """
 
     stratum0_url: str | None = None
@@ -61,6 +62,7 @@ class MkfsOptions:
     union_fs: str | None = None
     external: bool = False
     requirement: str | None = None
+    proxy: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +190,7 @@ def _chosen(name: str, options: MkfsOptions) -> dict[str, str]:
         "CVMFS_UNION_FS_TYPE": options.union_fs,
         "CVMFS_EXTERNAL_DATA": "true" if options.external else None,
         "CVMFS_VOMS_AUTHZ": options.requirement,
+        "CVMFS_SERVER_PROXY": options.proxy,
         # Web servers that ask for membership let clients see what they need to learn about that
         "CVMFS_CATALOG_ALT_PATHS": "true" if options.requirement else None,
     }

@@ -238,8 +238,9 @@ def read_statistics(environment: Environment, name: str, table: str) -> Table | 
     :raises RepositoryError: when the database is damaged
     """
     settings = environment.settings(name)
-    if table not in TABLES:
-        raise UsageError(f"There is no table {table!r} of statistics", remedy=f"Use one of: {', '.join(TABLES)}")
+    readable = (*TABLES, "properties")
+    if table not in readable:
+        raise UsageError(f"There is no table {table!r} of statistics", remedy=f"Use one of: {', '.join(readable)}")
     file = statistics_file(environment, settings)
     with contextlib.ExitStack() as stack:
         if settings.flag("CVMFS_UPLOAD_STATS_DB", default=False):
@@ -253,9 +254,9 @@ def read_statistics(environment: Environment, name: str, table: str) -> Table | 
             return None
         try:
             with _opened(file) as database:
-                if table not in _tables(database):
+                if table in TABLES and table not in _tables(database):
                     return Table(columns=[], rows=[])
-                cursor = database.execute(f"SELECT * FROM {table}")  # noqa: S608 - one of TABLES
+                cursor = database.execute(f"SELECT * FROM {table}")  # noqa: S608 - one of those
                 columns = [column[0] for column in cursor.description]
                 return Table(columns=columns, rows=[[_cell(value) for value in row] for row in cursor])
         except sqlite3.Error as error:

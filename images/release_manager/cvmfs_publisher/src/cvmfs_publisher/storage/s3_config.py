@@ -119,6 +119,8 @@ class S3Config:
         - ``CVMFS_S3_BACKOFF_INIT``, ``CVMFS_S3_BACKOFF_MAX``: milliseconds that the first, and any, wait between
           two attempts takes at most; 100 and 10000 by default.
         - ``CVMFS_S3_PEEK_BEFORE_PUT`` is off by default: what the current revision has is known without asking.
+        - ``CVMFS_S3_BATCH_DELETE``, ``CVMFS_S3_BATCH_DELETE_SIZE`` (2.14): without effect, as many objects are deleted
+          at once as the endpoint takes.
         - ``CVMFS_S3_ACCESS_KEY``, ``CVMFS_S3_SECRET_KEY``: both set to nothing for requests without signatures.
         - ``CVMFS_S3_SESSION_TOKEN``, which CernVM-FS does not know: the token that comes with temporary keys.
         - ``CVMFS_S3_FLAVOR``: ``awsv4``, whether or not there is a region; ``awsv2`` and ``azure`` are refused.
@@ -178,6 +180,8 @@ class S3Config:
             ca_bundle=values.take("X509_CERT_BUNDLE") or environment.get("X509_CERT_BUNDLE") or None,
             ca_path=values.take("X509_CERT_DIR") or environment.get("X509_CERT_DIR") or None,
         )
+        for name in ("CVMFS_S3_BATCH_DELETE", "CVMFS_S3_BATCH_DELETE_SIZE"):
+            values.take(name)
         values.refuse_rest()
         return config
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from ...errors import ConfigurationError, PublisherError, UsageError
 from ...operations.check import check
@@ -29,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PLACE",
         help="put missing or damaged objects back from there: the URL of a replica, its directory, or a directory "
         "with the published files",
+    )
+    parser.add_argument(
+        "-x", dest="scratch", type=Path, metavar="DIR", help="keep temporary files there (default: the spool directory)"
     )
     parser.add_argument("-a", dest="all", action="store_true", help="check all repositories that are configured here")
     add_json(parser)
@@ -71,6 +75,7 @@ def _check(environment: Environment, name: str, options: argparse.Namespace) -> 
         tag=options.tag,
         subtree=options.subtree,
         repair_from=options.repair_from,
+        scratch=options.scratch,
     )
     if options.json:
         output.print_json(report)

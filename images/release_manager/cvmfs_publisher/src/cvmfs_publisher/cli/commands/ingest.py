@@ -8,13 +8,14 @@ Upstream's options for tar files, and more: --directory takes a directory, --ima
 from __future__ import annotations
 
 import argparse
+import re
 
 from ...changes.change_set import ChangeSet
 from ...errors import UsageError
 from ...operations.environment import Environment
 from ...operations.publish import PublishOptions, ingest
 from .. import output
-from ..arguments import add_json
+from ..arguments import add_json, add_refused
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,15 +35,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-d", "--delete", action="append", default=[], metavar="PATH", help="what to remove first; repeatable"
     )
     parser.add_argument(
-        "--fastdelete",
-        "--fast-delete",
-        action="store_true",
-        help="drop nested catalogs whole; always done",
+        "-f", "--fast-delete", dest="delete", action="append", metavar="PATH", help="the same; it is always fast"
     )
     parser.add_argument("-c", "--catalog", action="store_true", help="make the base directory a nested catalog")
     parser.add_argument("-u", "--user", help="owner of the content")
     parser.add_argument("-g", "--group", help="group of the content; needs --user")
     parser.add_argument("-k", "--keep-ownership", action="store_true", help="keep the owners that the tar file names")
+    for flag, reason in (
+        ("--gc-db", "name the paths with --delete, or in publish --changes"),
+        ("--tolerate-missing-hardlinks", "use --image, which finds what is in a lower layer, or repair the archive"),
+    ):
+        add_refused(parser, flag, reason)
     parser.add_argument("--mirror", action="store_true", help="remove from the base directory what the source has not")
     parser.add_argument("-a", dest="tag", metavar="TAG", help="name of the new revision")
     parser.add_argument("-m", dest="tag_description", default="", metavar="TEXT", help="description of the tag")
@@ -79,6 +82,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _inside(path: str, name: str) -> str:
-    """Return a path inside the repository. As in upstream since 2.13, it can be one of the mounted repository, too."""
+    """Return a path inside the repository.
+
+    As in upstream since 2.13, it can be one of the mounted repository, and may have several slashes for one.
+    """
+    path = re.sub("//+", "/", path)
     mounted = f"/cvmfs/{name}"
     return path.removeprefix(mounted) or "/" if f"{path}/".startswith(f"{mounted}/") else path

@@ -6,14 +6,19 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import tag
+from ...operations.environment import Environment
+from ..arguments import add_json, add_repository_or_url
+from .tag import add_machine_readable, print_list
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    tag.add_arguments(parser)
+    add_machine_readable(parser)
+    add_json(parser)
+    add_repository_or_url(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    code = tag.run(options)
+    environment = Environment.of_process()
+    print_list(environment, environment.resolve_for_reading(options.repository), options)
     print(f"NOTE: cvmfs_server {options.command} is deprecated! Use cvmfs_server tag instead", file=sys.stderr)
-    return code
+    return 0

@@ -31,22 +31,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-z", dest="garbage_collectable", action="store_true", help="allow garbage collection")
     parser.add_argument("-v", dest="volatile", action="store_true", help="mark the content as volatile")
-    parser.add_argument(
-        "-m",
-        dest="replicable",
-        metavar="ANY",
-        help="allow replication; always done, whatever the value, as upstream does",
-    )
+    parser.add_argument("-m", dest="replicable", action="store_true", help="allow replication, which is always done")
     parser.add_argument("-p", dest="no_apache", action="store_true", help="configure no Apache; this engine never does")
-    parser.add_argument(
-        "-f", dest="union_fs", metavar="TYPE", help="union file system; recorded, not needed by this engine"
+    union = parser.add_mutually_exclusive_group()
+    union.add_argument("-f", dest="union_fs", metavar="TYPE", help="union file system; with none as -P")
+    union.add_argument(
+        "-P",
+        dest="union_fs",
+        action="store_const",
+        const="none",
+        help="mountless: transactions mount nothing, unless they are asked to",
     )
     parser.add_argument("-X", dest="external", action="store_true", help="publish files as external by default")
     parser.add_argument(
         "-V", dest="requirement", metavar="TEXT", help="membership requirement: the repository is confidential"
     )
     add_refused(parser, "-R", "it does not use smart cards; keep the master key in a secret store")
-    add_refused(parser, "-x", "name the proxy of the storage in the S3 configuration, as CVMFS_S3_PROXY")
+    parser.add_argument("-x", dest="proxy", metavar="URL", help="proxy through which CernVM-FS's own tools read")
+    add_refused(parser, "-D", "keys/ has the public key for clients, and info says how they are configured")
     add_json(parser)
     parser.add_argument("repository", metavar="FQRN", help="fully qualified name of the new repository")
 
@@ -70,6 +72,7 @@ def run(options: argparse.Namespace) -> int:
             union_fs=options.union_fs,
             external=options.external,
             requirement=options.requirement,
+            proxy=options.proxy,
         ),
     )
     for warning in result.warnings:

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="table",
         default="publish_statistics",
         metavar="TABLE",
-        help="publish_statistics (the default) or gc_statistics",
+        help="publish_statistics (the default), gc_statistics, run_statistics or properties",
     )
     add_json(parser)
     add_repository(parser)

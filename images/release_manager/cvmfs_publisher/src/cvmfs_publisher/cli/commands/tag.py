@@ -25,15 +25,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-h", "--hash", dest="root_hash", metavar="HASH", help="root catalog of the new tag (default: the newest)"
     )
     parser.add_argument("-f", dest="force", action="store_true", help="do not ask before a tag is removed")
+    add_machine_readable(parser)
+    add_refused(parser, "-c", "tags have no channels any more; leave it out")
+    add_json(parser)
+    add_repository_or_url(parser)
+
+
+def add_machine_readable(parser: argparse.ArgumentParser) -> None:
+    """Declare the option for scripts."""
     parser.add_argument(
         "-x",
         dest="machine_readable",
         action="store_true",
         help="one line of fields for each tag or branch, as upstream prints it",
     )
-    add_refused(parser, "-c", "tags have no channels any more; leave it out")
-    add_json(parser)
-    add_repository_or_url(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -53,12 +58,17 @@ def run(options: argparse.Namespace) -> int:
         else:
             output.print_branches(branches, machine_readable=options.machine_readable)
     else:
-        all_tags = tags.list_tags(environment, name)
-        if options.json:
-            output.print_json({"repository": name, "tags": [output.plain(tag) for tag in all_tags]})
-        else:
-            output.print_tags(all_tags, machine_readable=options.machine_readable)
+        print_list(environment, name, options)
     return 0
+
+
+def print_list(environment: Environment, name: str, options: argparse.Namespace) -> None:
+    """Print all tags."""
+    all_tags = tags.list_tags(environment, name)
+    if options.json:
+        output.print_json({"repository": name, "tags": [output.plain(tag) for tag in all_tags]})
+    else:
+        output.print_tags(all_tags, machine_readable=options.machine_readable)
 
 
 def _add(environment: Environment, name: str, options: argparse.Namespace) -> int:
