@@ -41,22 +41,32 @@ class Scenario:
 
     def engine(self, host: testinfra.host.Host, *arguments: str) -> str:
         """Run a command of the container engine, whoever's it is; its standard output."""
-        words = [self.variables.get("release_manager_engine", "podman"), *arguments]
+        words = [self._engine, *arguments]
         if self.user is not None:
             uid = host.user(self.user).uid
             session = ["env", f"XDG_RUNTIME_DIR=/run/user/{uid}"]
             words = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--init-groups", "--reset-env", *session, *words]
         return str(host.check_output(" ".join(["cd / &&", *map(shlex.quote, words)])))
 
+    def secret_names(self, host: testinfra.host.Host) -> list[str]:
+        """What the engine's secrets are called. docker has none: there they are files."""
+        if self._engine == "docker":
+            return list(host.file(self.store).listdir())
+        return self.engine(host, "secret", "ls", "--format", "{{.Name}}").split()
+
     @property
     def store(self) -> str:
-        """Where the engine keeps secrets on the host."""
-        return f"{self._storage}/secrets/"
+        """Where secrets are on the host."""
+        return "/run/cvmfs-publishing/secrets/" if self._engine == "docker" else f"{self._storage}/secrets/"
 
     @property
     def shown(self) -> str:
         """Where the engine has the files that it shows to a container that runs."""
-        return f"{self._storage}/overlay-containers/"
+        return self.store if self._engine == "docker" else f"{self._storage}/overlay-containers/"
+
+    @property
+    def _engine(self) -> str:
+        return str(self.variables.get("release_manager_engine", "podman"))
 
     @property
     def _storage(self) -> str:
