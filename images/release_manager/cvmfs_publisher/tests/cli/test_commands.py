@@ -216,11 +216,14 @@ def test_mkfs_writes_the_configuration(tmp_path: Path) -> None:
     storage = tmp_path / "srv" / name
     try:
         upstream = f"local,{storage}/data/txn,{storage}"
-        outcome = manager.run("mkfs", "-u", upstream, "-w", "http://host/it", "-g", "-Z", "none", name).succeeded()
+        outcome = manager.run(
+            "mkfs", "-u", upstream, "-w", "http://host/it", "-g", "-Z", "none", "-P", name
+        ).succeeded()
         assert f"Clients find it at http://host/it.\nBack up {manager.keys}/{name}.masterkey now" in outcome.stdout
         server = ServerConfig.load(manager.server_conf)
         assert server["CVMFS_UPSTREAM_STORAGE"] == upstream
         assert [server["CVMFS_AUTO_TAG"], server["CVMFS_COMPRESSION_ALGORITHM"]] == ["false", "none"]
+        assert server["CVMFS_UNION_FS_TYPE"] == "none"
         client = ServerConfig.load(manager.server_conf.with_name("client.conf"))
         assert client["CVMFS_SERVER_URL"] == "http://host/it"
         assert client["CVMFS_PUBLIC_KEY"] == f"{manager.keys}/{name}.pub"

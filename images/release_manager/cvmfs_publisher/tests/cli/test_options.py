@@ -104,7 +104,6 @@ def test_options_of_mkfs(template: Path, tmp_path: Path) -> None:
             (["-a", "rmd160", "-Z", "none"], "-rmd160\n"),
             (["-z"], "\nGyes\n"),
             (["-v", "-m", "-p", "-f", "none"], "\nGno\n"),
-            (["-P"], "\nGno\n"),
         )
     ):
         base = tmp_path / str(number)

@@ -506,11 +506,19 @@ def test_tags_of_a_repository_that_is_not_configured_here(local: ReleaseManager,
             assert stranger.run("tag", *arguments, f"{url}/{NAME}").succeeded().stdout == ours
         assert stranger.run("diff", "-m", f"{url}/{NAME}/").succeeded().stdout == local.server("diff", "-m").stdout
         assert stranger.run("tag", "-a", "new", f"{url}/{NAME}").code == 1
+        told = stranger.run("info", "--json", f"{url}/{NAME}").succeeded().document
+        assert told == local.server("info", "--json").document | {
+            "stratum0_url": f"{url}/{NAME}",
+            "public_key": str(stranger.keys / f"{NAME}.pub"),
+        }
         (stranger.keys / f"{NAME}.pub").unlink()
         assert "There is no" in stranger.run("tag", f"{url}/{NAME}").stderr
         key = local.keys / f"{NAME}.pub"
         stranger.run("diff", "-k", key, f"{url}/{NAME}").succeeded()
         stranger.run("diff", "-k", local.keys, f"{url}/{NAME}").succeeded()
+        assert "There is no" in stranger.run("info", f"{url}/{NAME}").stderr
+        assert f"CVMFS_PUBLIC_KEY={key}\n" in stranger.run("info", "-k", local.keys, f"{url}/{NAME}").stdout
+        assert local.server("info", "-k", key, "--json").succeeded().document["public_key"] == str(key)
 
 
 # Differences

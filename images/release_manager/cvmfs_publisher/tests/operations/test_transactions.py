@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -272,6 +273,14 @@ def test_a_lease_that_cannot_be_given_back_is_a_warning(manager: ReleaseManager,
     assert session_of(manager) is None
     manager.expire_lease(LONG_AGO)
     manager.ingest(Deletion(b"sw"))
+
+
+def test_an_abort_takes_no_room(s3: ReleaseManager) -> None:
+    s3.server("transaction").succeeded()
+    command = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *s3.argv("abort", "-f")]
+    done = subprocess.run(command, env=s3.process_environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    s3.server("transaction").succeeded()
 
 
 def test_the_error_that_is_told_is_the_first_one(manager: ReleaseManager, source: Path) -> None:

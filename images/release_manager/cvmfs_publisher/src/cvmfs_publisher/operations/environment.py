@@ -162,9 +162,15 @@ class Environment:
         else:
             store = self.store(self.settings(name))
         with contextlib.closing(store):
-            directory = keychain or self.keys_dir
-            key = directory / f"{name}.pub" if directory.is_dir() else directory
-            yield Repository.open(name, store, load_public_keys([key]))
+            yield Repository.open(name, store, load_public_keys([self.public_key_in(keychain, name)]))
+
+    def public_key_in(self, keychain: Path | None, name: str) -> Path:
+        """Return the file with a repository's public master key.
+
+        :param keychain: that file itself, or its directory; by default the key directory
+        """
+        directory = keychain or self.keys_dir
+        return directory / f"{name}.pub" if directory.is_dir() else directory
 
     def repository_key(self, name: str) -> RepositoryKey:
         """Read the key that signs the repository's manifests."""

@@ -51,24 +51,31 @@ class ListedRepository:
     remarks: list[str]
 
 
-def info(environment: Environment, name: str) -> RepositoryInfo:
+def info(environment: Environment, name: str, keychain: Path | None = None) -> RepositoryInfo:
     """Read a repository's entry points.
 
+    :param name: or the repository's URL
+    :param keychain: public master key, or a directory with it; by default what is configured
     :raises PublisherError: when they cannot be read, or are not to be trusted
     """
-    settings = environment.settings(name)
-    with environment.open(name, settings) as repository:
+    with environment.open_for_reading(name, keychain) as repository:
         manifest = repository.manifest
+        url, public_key = name, environment.public_key_in(keychain, repository.name)
+        if "://" not in name:
+            settings = environment.settings(name)
+            url = settings.get("CVMFS_STRATUM0", "")
+            if keychain is None:
+                public_key = environment.public_keys(settings)[0]
         return RepositoryInfo(
-            repository=name,
+            repository=repository.name,
             revision=manifest.revision,
             root_hash=manifest.root_hash,
             timestamp=manifest.timestamp,
             replicable=repository.is_replicable(),
             garbage_collectable=manifest.garbage_collectable,
             whitelist_valid_days=repository.whitelist.remaining().days,
-            stratum0_url=settings.get("CVMFS_STRATUM0", ""),
-            public_key=environment.public_keys(settings)[0],
+            stratum0_url=url,
+            public_key=public_key,
             meta_info=repository.meta_info().decode("utf-8", "replace"),
         )
 

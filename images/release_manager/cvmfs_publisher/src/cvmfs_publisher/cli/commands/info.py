@@ -4,22 +4,28 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from ...operations.environment import Environment
 from ...operations.info import info
 from .. import output
-from ..arguments import add_json, add_repository
+from ..arguments import add_json, add_refused, add_repository_or_url
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-m", "--meta-info", action="store_true", help="print the repository's meta information too")
+    parser.add_argument(
+        "-k", "--keychain", type=Path, metavar="PATH", help="public master key, or a directory that has it"
+    )
+    for flag in ("-s", "--stats"):
+        add_refused(parser, flag, "there are no statistics of reading; leave it out")
     add_json(parser)
-    add_repository(parser)
+    add_repository_or_url(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     environment = Environment.of_process()
-    result = info(environment, environment.resolve(options.repository))
+    result = info(environment, environment.resolve_for_reading(options.repository), options.keychain)
     if options.json:
         output.print_json(result)
         return 0

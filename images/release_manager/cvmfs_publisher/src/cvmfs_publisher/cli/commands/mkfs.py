@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_refused(parser, "-R", "it does not use smart cards; keep the master key in a secret store")
     parser.add_argument("-x", dest="proxy", metavar="URL", help="proxy through which CernVM-FS's own tools read")
+    add_refused(parser, "-I", "first remove the repository that is there: rmfs --delete-storage")
     add_refused(parser, "-D", "keys/ has the public key for clients, and info says how they are configured")
     add_json(parser)
     parser.add_argument("repository", metavar="FQRN", help="fully qualified name of the new repository")
