@@ -70,7 +70,8 @@ class Container:
 
     `secrets` maps a file below /etc/cvmfs to the name of the engine's secret. `image` must be on the host already:
     pulling and building are visible steps of the role, not a surprise in the middle of a publish. `is_interactive` is
-    for containers that mount their repository to be edited in place.
+    for containers that mount their repository to be edited in place. `command` is what one that is started does, not
+    what the image says; if it `is_kept`, the engine starts it again whenever it ends.
     """
 
     name: str
@@ -86,6 +87,8 @@ class Container:
     secrets: dict = dataclasses.field(default_factory=dict)
     labels: dict = dataclasses.field(default_factory=dict)
     is_interactive: bool = False
+    command: tuple = ()
+    is_kept: bool = False
     tmpfs: tuple = ("/tmp",)  # noqa: S108 (in the container, whose root file system is read-only)
 
     def with_mounts(self, mounts):
@@ -138,7 +141,8 @@ class Engine(abc.ABC):
     def start(self, *, container: Container):
         """Start a container that stays, and make sure that it does."""
         try:
-            self._engine("run", "-d", "--name", container.name, *self._arguments(container), container.image)
+            options = ["--name", container.name, *(["--restart", "always"] if container.is_kept else [])]
+            self._engine("run", "-d", *options, *self._arguments(container), container.image, *container.command)
         except CommandError:
             self._remove_unstarted(container.name)
             raise

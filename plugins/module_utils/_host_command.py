@@ -107,6 +107,9 @@ def _parse(argv):
     server.add_argument("repository", metavar="FQRN")
     server.add_argument("arguments", nargs=argparse.REMAINDER, metavar="SUBCOMMAND [OPTIONS...]")
 
+    signer = _subcommand(subcommands, "signer", _signer, "have the signing service of a repository running")
+    signer.add_argument("repository", metavar="FQRN")
+
     options = parser.parse_args(own)
     options.command = command
     if options.do is _run and not command:
@@ -288,6 +291,12 @@ def _server(options):
     if options.arguments[0] == "resign":
         container = dataclasses.replace(container, secrets={**container.secrets, **release_manager.signing_secrets()})
     return release_manager.engine.run_attached(container=container, command=command)
+
+
+def _signer(options):
+    release_manager = _load(options, options.repository)
+    with release_manager.lock():
+        release_manager.ensure_container(container=release_manager.signer())
 
 
 def _workplace(options, fqrn):

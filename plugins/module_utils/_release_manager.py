@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import secrets
@@ -41,7 +42,9 @@ S3_DIR = "/etc/cvmfs/s3"
 OTHER_S3_CONFIG = "s3/other.conf"  # below /etc/cvmfs
 SOURCE_DIR = "/source"
 DESTINATION_DIR = "/destination"
+SIGNER_DIR = "/run/cvmfs-signer"  # server.conf says so, too
 REPOSITORY_LABEL = "io.cvmfs.publishing.repository"
+CONFIGURATION_LABEL = "io.cvmfs.publishing.configuration"
 
 # What the modules that work on a release manager's host have in common. Documented in doc_fragments/release_manager.py.
 ARGUMENT_SPEC = {
@@ -79,6 +82,8 @@ class ReleaseManager:
     """The release manager of the repository `fqrn`. `config_dir` is the directory of the one repository.
 
     `masterkey_secret` is the engine's secret with the master key, where the site has decided to have it on this host.
+    `signing_key_secret` is that with the repository key, where containers that publish do not have it, but ask a
+    signing service.
     """
 
     fqrn: str
@@ -89,6 +94,7 @@ class ReleaseManager:
     shell_image: str = None
     ca_path: str = None
     masterkey_secret: str = None
+    signing_key_secret: str = None
     progress_path: str = None
     upstream_version: str = None
     "Of CernVM-FS's own tools, if the image is of the upstream engine."
@@ -135,6 +141,7 @@ class ReleaseManager:
                 shell_image=facts.get("shell_image"),
                 ca_path=os.path.join(directory, ca_file) if ca_file else None,
                 masterkey_secret=facts.get("masterkey_secret"),
+                signing_key_secret=facts.get("signing_key_secret"),
                 progress_path=progress_path,
                 upstream_version=facts.get("upstream_version"),
                 permissions=facts.get("permissions"),
@@ -154,16 +161,57 @@ class ReleaseManager:
 
         With `is_interactive`, it can mount the repository, and has the software environment that people work in.
         """
-        names = ("server.conf", "client.conf")
-        files = [
-            Mount(os.path.join(self.config_dir, name), f"{CONFIGURATION_DIR}/{self.fqrn}/{name}") for name in names
-        ]
+        files = self._settings_files()
+        if self.signing_key_secret is not None:
+            files.append(Mount(self._socket_dir, SIGNER_DIR))
         # CernVM-FS's own tools do nothing without a mount.
         can_mount = is_interactive or self.upstream_version is not None
         container = dataclasses.replace(self._base(), is_interactive=can_mount)
         if is_interactive and self.shell_image:
             container = dataclasses.replace(container, image=self.shell_image)
         return container.with_mounts([*files, *(Mount(path, SOURCE_DIR + path) for path in sources)])
+
+    def signer(self):
+        """Return the container of the signing service, which alone has the repository key.
+
+        It is another one when the configuration is. PublishingError if none is wanted.
+        """
+        if self.signing_key_secret is None:
+            raise PublishingError(
+                f"{self.fqrn} has no signing service on this host",
+                remedy="Set signing_service in cvmfs_repositories, and run the role cvmfs.publishing.release_manager.",
+            )
+        files = [*self._base().mounts, *self._settings_files()]
+        return dataclasses.replace(
+            self.template.with_mounts([*files, Mount(self._socket_dir, SIGNER_DIR, True)]),
+            name=self.signer_name,
+            command=("cvmfs-signer", self.fqrn),
+            is_kept=True,
+            labels={**self.template.labels, CONFIGURATION_LABEL: self._digest(files)},
+            secrets={**self.template.secrets, **self._key_secrets()},
+        )
+
+    @action("read the configuration of {0.fqrn}")
+    def _digest(self, mounts):
+        """Return a digest of files. Those that are replaced stay what they were to a container that runs."""
+        digest = hashlib.sha256()
+        for mount in mounts:
+            with open(mount.source, "rb") as stream:
+                digest.update(stream.read())
+        return digest.hexdigest()
+
+    @property
+    def signer_name(self):
+        """The name of the signing service's container; no repository's own begins like that."""
+        return f"cvmfs_signer-{self.fqrn}"
+
+    @property
+    def _socket_dir(self):
+        return os.path.join(self.config_dir, "signer")
+
+    def _key_secrets(self):
+        """Return the secrets that containers which ask a signing service lack."""
+        return {f"keys/{self.fqrn}.key": self.signing_key_secret} if self.signing_key_secret is not None else {}
 
     def published(self):
         """Return the repository as everybody can read it, for one look.
@@ -187,6 +235,10 @@ class ReleaseManager:
     @property
     def _public_key_path(self):
         return os.path.join(self.config_dir, f"{self.fqrn}.pub")
+
+    def _settings_files(self):
+        names = ("server.conf", "client.conf")
+        return [Mount(os.path.join(self.config_dir, name), f"{CONFIGURATION_DIR}/{self.fqrn}/{name}") for name in names]
 
     def _base(self):
         """Return the container with what is public and needed by every command."""
@@ -212,11 +264,12 @@ class ReleaseManager:
         """Return ``cvmfs_server`` in a container of its own for each call.
 
         It can write to `destinations`, paths on this host, below /destination. `extra_secrets` are shown to it besides
-        the usual ones. `without_configuration` is for ``mkfs``, which writes its own.
+        the usual ones. `without_configuration` is for ``mkfs``, which writes its own, and signs with the key itself.
         """
         container = self.container(sources)
         if without_configuration:
             container = dataclasses.replace(self._base(), tmpfs=(*self.template.tmpfs, CONFIGURATION_DIR))
+            extra_secrets = {**self._key_secrets(), **(extra_secrets or {})}
         container = container.with_mounts([Mount(path, DESTINATION_DIR + path, True) for path in destinations])
         container = dataclasses.replace(container, secrets={**container.secrets, **(extra_secrets or {})})
 

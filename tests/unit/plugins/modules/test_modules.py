@@ -2,11 +2,13 @@
 """Modules from their parameters to their results, with the commands that they run in between.
 
 In the cases, @CONFIG@ is a release manager's configuration, @SOURCE@ is a directory, and the repository is the fixture.
-`settings` are added to its server.conf, `lease` is in its storage.
+`settings` are added to its server.conf, `facts` to what the modules know, `lease` is in its storage, @DIGEST@ is that
+of its configuration.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import pathlib
@@ -56,6 +58,7 @@ def config(tmp_path: pathlib.Path, upstream_url: str, upstream_key: str) -> path
     }
     (directory / "release-manager.json").write_text(json.dumps(facts))
     (directory / "server.conf").write_text("# by Ansible\nCVMFS_HASH_ALGORITHM=sha1\nCVMFS_AUTO_TAG=false\n")
+    (directory / "client.conf").touch()
     (directory / f"{FIXTURE_NAME}.pub").write_text(upstream_key)
     return tmp_path / "config"
 
@@ -71,7 +74,10 @@ def test_module(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "source").mkdir()
-    case = _fill(case, {"@CONFIG@": str(config), "@SOURCE@": str(tmp_path / "source"), "@URL@": upstream_url})
+    texts = {"@CONFIG@": str(config), "@DIGEST@": _digest(config), "@SOURCE@": str(tmp_path / "source")}
+    case = _fill(case, {**texts, "@URL@": upstream_url})
+    facts = config / FIXTURE_NAME / "release-manager.json"
+    facts.write_text(json.dumps({**json.loads(facts.read_text()), **case.get("facts", {})}))
     if "lease" in case:
         (upstream_repository / Lease.KEY).write_text(json.dumps(case["lease"]))
     with (config / FIXTURE_NAME / "server.conf").open("a") as stream:
@@ -92,6 +98,11 @@ def test_module(
     assert {key: result.get(key) for key in expected} == expected
     assert warnings == case.get("warnings", [])
     commands.finish()
+
+
+def _digest(config: pathlib.Path) -> str:
+    names = (f"{FIXTURE_NAME}.pub", "server.conf", "client.conf")
+    return hashlib.sha256(b"".join((config / FIXTURE_NAME / name).read_bytes() for name in names)).hexdigest()
 
 
 def _fill(value: Any, replacements: dict[str, str]) -> Any:

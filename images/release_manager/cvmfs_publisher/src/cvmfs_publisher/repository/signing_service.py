@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .lease import Lease
     from .manifest import Manifest
 
-_PATIENCE = 10.0  # seconds; a service that is started anew is there again by then
+_PATIENCE = 30.0  # seconds; a service that is started anew is there again by then
 _RETRY_EVERY = 0.25  # seconds
 _TIMEOUT = 330.0  # seconds; the service has to wait for the storage as everybody has
 _RESTART = "See whether it runs, and what its log says"
