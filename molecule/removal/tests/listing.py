@@ -15,6 +15,8 @@ ENGINE = ("/root", "/var/lib/containers", "/run")
 # What tools of the system keep of their last change, and where systemd makes a note when it first has one
 KEPT = {f"/etc/{name}-" for name in ("group", "gshadow", "passwd", "shadow", "subgid", "subuid")}
 KEPT |= {"/var/lib/systemd/linger", "/var/lib/systemd/timers"}
+# What is mounted, which changes with the containers that run
+KEPT |= {"/etc/mtab"}
 
 
 def skipped(path: str) -> bool:
