@@ -15,15 +15,18 @@ export SRC BASE
 PYTEST_OPTIONS ?=
 
 VENV := .venv-test
-PYTEST := $(VENV)/bin/python -m pytest $(PYTEST_OPTIONS)
+PYTEST := $(VENV)/bin/python -m pytest -r fEs $(PYTEST_OPTIONS)
 # Most tests wait for processes and for storage most of the time. Files stay whole, for what their tests share.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+# Of sites' tests nearly half the time is waiting: a worker more than there are cores to fill it.
+SITES := --numprocesses $(shell n=$$(($$(nproc) * 3 / 2)); echo $$((n < 4 ? n : 4))) --dist loadfile
 ENVIRONMENT := eval "$$(tools/container-env build)"; export PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # Root tests rootless podman with a user made for it; anybody else has no other podman anyway.
 WITH_ROOTLESS := $(if $(filter 0,$(shell id -u)),tools/with-rootless)
 # Suites that take minutes, the most telling first.
 EXTENDED := test-site test-scenarios test-docker test-slow test-shell
 PUBLISHER := images/release_manager/cvmfs_publisher
+SCENARIOS := $(patsubst molecule/%/molecule.yml,%,$(wildcard molecule/*/molecule.yml))
 
 ##@ Try it
 
@@ -105,11 +108,11 @@ test-shell: venv images ## The image with compilers and editors (minutes; a giga
 
 .PHONY: test-integration
 test-integration: venv images ## Modules and roles on real podman and real Ceph
-	$(ENVIRONMENT); $(WITH_ROOTLESS) tools/with-ceph $(PYTEST) $(PARALLEL) -m 'not extended' -k 'not docker' tests/integration
+	$(ENVIRONMENT); $(WITH_ROOTLESS) tools/with-ceph $(PYTEST) $(SITES) -m 'not extended' -k 'not docker' tests/integration
 
 .PHONY: test-site
 test-site: venv images ## Frontends, monitoring, people's command, day-two work, migration, and the guides' commands (many minutes)
-	$(ENVIRONMENT); $(WITH_ROOTLESS) tools/with-ceph $(PYTEST) $(PARALLEL) -m extended -k 'not docker' tests/integration
+	$(ENVIRONMENT); $(WITH_ROOTLESS) tools/with-ceph $(PYTEST) $(SITES) -m extended -k 'not docker' tests/integration
 
 .PHONY: test-docker
 test-docker: venv images ## The tests of images and modules that concern docker (root; uses the machine's docker or starts one)
@@ -121,11 +124,11 @@ test-interop: venv images ## With CernVM-FS's own client and server, where the m
 
 .PHONY: test-molecule
 test-molecule: venv images ## The Molecule scenario of a whole site
-	$(ENVIRONMENT); tools/with-cgroup2 tools/with-ceph molecule test
+	$(ENVIRONMENT); tools/with-cgroup2 tools/with-ceph tools/test-scenarios default
 
 .PHONY: test-scenarios
 test-scenarios: venv images ## All Molecule scenarios but that
-	$(ENVIRONMENT); tools/with-cgroup2 tools/with-ceph molecule test --all --exclude default
+	$(ENVIRONMENT); tools/with-cgroup2 tools/with-ceph tools/test-scenarios $(filter-out default,$(SCENARIOS))
 
 .PHONY: test-sanity
 test-sanity: venv ## ansible-test sanity

@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Compares reading a mounted revision with CernVM-FS's own client, cvmfs2, on the same repository.
 
-    mount_reads.py [--files N] [--rounds N] [--directory DIR]
+    mount_reads.py [--files N] [--rounds N] [--directory DIR] [--ratio R]
 
 A tree of source files, kept in git, is published to a repository in a local directory, which a web server of this
 process's offers to both. Then each mounts it; ``find -ls``, ``tar`` and ``git status`` run over it once cold, and again
 warm; then the same through an overlay on top. Both take turns, so that both meet the same machine; each one's best warm
-round counts. Without cvmfs2 on PATH, there is nothing to compare with, and the numbers stand alone. To be run as root:
-it mounts.
+round counts. The exit code is 1 when a warm round takes more than ``--ratio`` times as long as with cvmfs2. Without
+cvmfs2 on PATH, there is nothing to compare with, and the numbers stand alone. To be run as root: it mounts.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from release_manager import on_disk
+
 from cvmfs_publisher.changes.change_set import ChangeSet, Content, Mode
 from cvmfs_publisher.mount import ObjectCache, RevisionView, mounted
-from cvmfs_publisher.operations.environment import Environment
 from cvmfs_publisher.operations.mkfs import MkfsOptions, mkfs
 from cvmfs_publisher.operations.publish import PublishOptions, ingest
 from cvmfs_publisher.repository import Manifest
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--directory", type=Path, help="keeps the repository, for the next time")
+    parser.add_argument("--ratio", type=float, default=2.0, help="of warm rounds to cvmfs2's (default: %(default)s)")
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("Run this as root: it mounts file systems")
@@ -69,8 +71,16 @@ def main() -> None:
             view = stack.enter_context((own if program == "publisher" else upstream)(base, url, place))
             mounts[program, ""] = view
             mounts[program, " + overlay"] = stack.enter_context(overlay(view, upper / program))
+        slow = []
         for name in ("find -ls", "tar", "git status"):
-            report(name, measure(name, base, scratch, mounts, arguments.rounds), programs)
+            found = measure(name, base, scratch, mounts, arguments.rounds)
+            report(name, found, programs)
+            for kind in ("", " + overlay"):
+                warm = found["warm"]
+                if "cvmfs2" in programs and warm["publisher", kind] > arguments.ratio * warm["cvmfs2", kind]:
+                    slow.append(name + kind)
+    if slow:
+        sys.exit(f"More than {arguments.ratio:g} times as slow as cvmfs2: {', '.join(slow)}")
 
 
 def publish(base: Path, files: int) -> None:
@@ -92,16 +102,7 @@ def publish(base: Path, files: int) -> None:
     # One pack instead of one object per file: the files are what is to be measured
     subprocess.run([*git, "repack", "-a", "-d", "-q"], check=True)
 
-    config = base / "etc" / "repositories.d" / NAME
-    config.mkdir(parents=True)
-    (base / "etc" / "keys").mkdir()
-    (config / "server.conf").write_text(
-        f"CVMFS_REPOSITORY_NAME={NAME}\n"
-        f"CVMFS_UPSTREAM_STORAGE=local,{base}/unused,{base}/storage\n"
-        "CVMFS_STRATUM0=http://localhost\n"
-        f"CVMFS_SPOOL_DIR={base}/spool\n"
-    )
-    environment = Environment(base / "etc")
+    environment = on_disk(NAME, base)
     mkfs(environment, NAME, MkfsOptions())
     ingest(environment, NAME, ChangeSet((Content(str(source), b"", Mode.MERGE),)), PublishOptions())
     (base / "published").touch()

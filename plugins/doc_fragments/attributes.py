@@ -39,3 +39,11 @@ attributes:
     details:
       - This module does not modify state.
 """
+
+    UPSTREAM_ENGINE = r"""
+attributes:
+  upstream_engine:
+    description: >-
+      Works with an image that has CernVM-FS's own server tools, the upstream engine. Versions of them that are too old
+      for what is asked for are refused by name.
+"""

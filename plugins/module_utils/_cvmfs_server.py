@@ -45,13 +45,14 @@ class CvmfsServer:
         auto_tag_timespan=None,
         garbage_collectable=False,
         volatile=False,
+        whitelist,
     ):
-        """Create the repository from existing keys; return the command's document."""
-        argv = ["mkfs", "--json", "-w", stratum0_url, "-s", s3_config, "-k", keychain]
+        """Create the repository from existing keys and a signed `whitelist`; return the command's document."""
+        argv = ["mkfs", "--json", "-w", stratum0_url, "-s", s3_config, "-k", keychain, "--whitelist", "-"]
         argv += _option("-o", owner) + _option("-a", hash_algorithm) + _option("-Z", compression)
         argv += _flag("-g", not auto_tag) + _option("-G", auto_tag_timespan)
         argv += _flag("-z", garbage_collectable) + _flag("-v", volatile)
-        return self._json([*argv, self._fqrn])
+        return self._json([*argv, self._fqrn], stdin=_text(whitelist))
 
     @action("describe the repository")
     def info(self):
@@ -64,7 +65,13 @@ class CvmfsServer:
 
         The storage is not asked: one that is down must not be in the way of aborting.
         """
-        return self._json(["list", "--json", "--offline"])["repositories"]
+        try:
+            return self._json(["list", "--json", "--offline"])["repositories"]
+        except CommandError as error:
+            # After an upgrade, a transaction may still be open in a container of 0.1.0.
+            if "unrecognized arguments: --offline" not in error.completed.stderr:
+                raise
+        return self._json(["list", "--json"])["repositories"]
 
     @action("open a transaction")
     def transaction(self, *, interactive=False, path=""):
@@ -127,16 +134,17 @@ class CvmfsServer:
         """Remove a named snapshot."""
         return self._json(["tag", "--json", "-f", "-r", name, self._fqrn])
 
-    @action("sign the whitelist again")
-    def resign(self, *, days=None, only=False):
-        """Sign the whitelist with the master key, to be valid for `days` days.
+    @action("put the new whitelist in place")
+    def upload_whitelist(self, *, data, replaces=None, changes=()):
+        """Put a whitelist in place that was signed where the master key is.
 
-        With `only`, the certificate of the current revision is dropped if it is not the host's.
+        `replaces` is the SHA-256 of the one that it was made from. Where that is not known, it lists the same
+        certificates, but for the fingerprints `changes`.
         """
-        argv = ["resign", "--json", "-f"]
-        if days is not None:
-            argv += ["-d", str(days)]
-        return self._json([*argv, *_flag("--only", only), self._fqrn])
+        argv = ["resign", "--json", "--signed", "-", *_option("--replaces", replaces)]
+        for fingerprint in changes:
+            argv += ["--changes", fingerprint]
+        return self._json([*argv, self._fqrn], stdin=_text(data))
 
     @action("sign the current revision again")
     def resign_manifest(self, *, force=False):
@@ -147,9 +155,10 @@ class CvmfsServer:
         return self._json(["resign", "--json", "-p", *_flag("-f", force), self._fqrn])
 
     @action("roll the repository back")
-    def rollback(self, *, tag=None):
-        """Publish a tag's content, or by default that of the revision before the newest, as a new revision."""
-        return self._json(["rollback", "--json", "-f", *_option("-t", tag), self._fqrn])
+    def rollback(self, *, tag=None, undo=None):
+        """Publish a tag's content, or that of the revision before the newest, whose number is `undo`, as a new one."""
+        argv = [*_option("-t", tag), *_option("--undo", str(undo) if undo is not None else None)]
+        return self._json(["rollback", "--json", "-f", *argv, self._fqrn])
 
     @action("collect the garbage")
     def gc(self, *, revisions=None, newer_than=None, orphans=False, orphans_before=None, dry_run=False):
@@ -205,6 +214,11 @@ def _reason(completed):
         complaint = complaint[len(prefix) :] if complaint.startswith(prefix) else complaint
     head, separator, tail = complaint.partition(": ")
     return tail if separator and head.startswith("cvmfs_server") else complaint
+
+
+def _text(data):
+    """Return bytes as the text that stands for them on standard input."""
+    return data.decode("utf-8", "surrogateescape")
 
 
 def _option(flag, value):

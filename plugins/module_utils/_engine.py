@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import stat
 import sys
 import typing as t
@@ -29,6 +30,7 @@ from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import Co
 SPOOL_DIR = "/var/spool/cvmfs"
 SECRETS_ROOT = "/etc/cvmfs"
 INTERACTIVE_LABEL = "io.cvmfs.publishing.interactive"
+OPTIONS_LABEL = "io.cvmfs.publishing.options"  # a digest of what a container that stays was made with
 # What mounting a repository takes, and editing files of any owner in it. It ends at the container's user namespace.
 _MOUNTING = [
     *("--label", f"{INTERACTIVE_LABEL}=true"),
@@ -108,7 +110,7 @@ class Difference:
 class Engine(abc.ABC):
     """A container engine on this host, of the calling user or, for root, of `user`.
 
-    `run` and `attach` are those of :mod:`_command`, or a test's stand-ins.
+    `run` and `attach` are those of :mod:`_command`, or a test's stand-ins. `uid` is the user whose containers they are.
     """
 
     name: str
@@ -117,7 +119,7 @@ class Engine(abc.ABC):
         options = {"user": user} if user is not None else {}
         self._run_command = functools.partial(run or _command.run, **options)
         self._attach_command = functools.partial(attach or _command.attach, **options)
-        self._uid = os.geteuid() if user is None else _command.user_id(user)
+        self.uid = os.geteuid() if user is None else _command.user_id(user)
 
     # Containers
 
@@ -141,8 +143,9 @@ class Engine(abc.ABC):
     def start(self, *, container: Container):
         """Start a container that stays, and make sure that it does."""
         try:
-            options = ["--name", container.name, *(["--restart", "always"] if container.is_kept else [])]
-            self._engine("run", "-d", *options, *self._arguments(container), container.image, *container.command)
+            options = ["--name", container.name, "--label", f"{OPTIONS_LABEL}={self._digest(container)}"]
+            options += self._options(container)
+            self._engine("run", "-d", *options, container.image, *container.command)
         except CommandError:
             self._remove_unstarted(container.name)
             raise
@@ -178,6 +181,15 @@ class Engine(abc.ABC):
     def restart(self, *, name):
         """Start the container `name`, which has ended, with the scratch volume that it had."""
         self._engine("start", name)
+
+    @action("stop container {name}")
+    def stop(self, *, name):
+        """Stop a container, which stays with its scratch volume."""
+        self._stop(name)
+
+    @abc.abstractmethod
+    def places(self):
+        """Return the directories of this host in which the engine has containers, images and secrets."""
 
     def inspect(self, *, name):
         """Return the engine's description of container `name`, or None if there is none."""
@@ -217,14 +229,17 @@ class Engine(abc.ABC):
             facts.append((f"environment {name}", environment.get(name), value))
         for label, value in sorted(container.labels.items()):
             facts.append((f"label {label}", labels.get(label), value))
-        return [Difference(name, now, wanted) for name, now, wanted in facts if now != wanted]
+        found = [Difference(name, now, wanted) for name, now, wanted in facts if now != wanted]
+        # What is not wanted any more, and what engines do not tell
+        options = Difference("options", labels.get(OPTIONS_LABEL), self._digest(container))
+        return found or [options] * (options.current != options.desired)
 
     @action("remove container {name}")
     def remove(self, *, name):
         """Stop a container, remove it with its scratch volume, and return whether there was one."""
         if self.inspect(name=name) is None:
             return False
-        self._engine("stop", "-t", str(_STOP_SECONDS), name)
+        self._stop(name)
         self._engine("rm", "-f", "-v", name)
         return True
 
@@ -258,12 +273,21 @@ class Engine(abc.ABC):
     @property
     def _capabilities(self):
         """The right to read everybody's sources; it exists only where the container's root is the host's root."""
-        return ["--cap-add", "DAC_READ_SEARCH"] if self._uid == 0 else []
+        return ["--cap-add", "DAC_READ_SEARCH"] if self.uid == 0 else []
 
     @property
     def _identity(self):
         """The options that decide who the container's processes are on the host."""
         return []
+
+    def _options(self, container):
+        """Return the options of a container that stays."""
+        return [*(["--restart", "always"] if container.is_kept else []), *self._arguments(container)]
+
+    def _digest(self, container):
+        """Return a digest of all that such a container is made with but its image."""
+        words = [*self._options(container), *container.command]
+        return hashlib.sha256("\0".join(words).encode(errors="surrogateescape")).hexdigest()
 
     def _arguments(self, container):
         argv = ["--pull", "never", "--read-only", "--cap-drop", "ALL", *self._capabilities, *self._identity]
@@ -287,6 +311,9 @@ class Engine(abc.ABC):
             argv += self._secret_arguments(f"{SECRETS_ROOT}/{target}", secret)
         return argv
 
+    def _stop(self, name):
+        self._engine("stop", "-t", str(_STOP_SECONDS), name)
+
     def _engine(self, *arguments, stdin=None):
         return self._run_command([self.name, *arguments], stdin=stdin, stderr_path=None).check("")
 
@@ -304,6 +331,10 @@ class Podman(Engine):
     """podman, rootful and rootless."""
 
     name = "podman"
+
+    @action("ask podman where its containers are")
+    def places(self):
+        return self._engine("info", "--format", "{{.Store.GraphRoot}}\n{{.Store.RunRoot}}").stdout.splitlines()
 
     @action("list podman's secrets")
     def secrets(self):
@@ -337,21 +368,34 @@ class Docker(Engine):
         super().__init__(run, attach, user)
         self._directory = directory or _docker_secrets_directory()
 
+    @action("ask docker where its containers are")
+    def places(self):
+        return [*self._engine("info", "--format", "{{.DockerRootDir}}").stdout.splitlines(), self._directory]
+
     @action("list the secrets in {0._directory}")
     def secrets(self):
         try:
-            return sorted(os.listdir(self._directory))
+            with os.scandir(self._directory) as entries:
+                return sorted(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
         except FileNotFoundError:
             return []
 
     @action("create secret {name} in {0._directory}")
     def create_secret(self, *, name, value):
         self._ensure_directory()
-        partial = os.path.join(self._directory, f".{name}")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _SECRET_MODE)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(value.encode("utf-8"))
-        os.rename(partial, os.path.join(self._directory, name))
+        # A name of its own each time: what somebody writes at the same time, or was interrupted in, is not in the way.
+        partial = os.path.join(self._directory, f".{name}.{secrets.token_hex(6)}")
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _SECRET_MODE)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(value.encode("utf-8"))
+            path = os.path.join(self._directory, name)
+            if os.path.isdir(path):
+                os.rmdir(path)  # dockerd has made it where a container was told to mount what is not there
+            os.rename(partial, path)
+        except BaseException:
+            self.remove_secret(name=os.path.basename(partial))
+            raise
 
     def _ensure_directory(self):
         if file_system_type(self._directory) not in _MEMORY:
@@ -371,7 +415,8 @@ class Docker(Engine):
 
     @action("remove secret {name} from {0._directory}")
     def remove_secret(self, *, name):
-        with contextlib.suppress(FileNotFoundError):
+        # A directory is no secret, and the next one of that name takes its place.
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
             os.unlink(os.path.join(self._directory, name))
 
     @property
@@ -391,7 +436,8 @@ class Docker(Engine):
         return "name=rootless" in json.loads(self._engine("info", "--format", "{{json .SecurityOptions}}").stdout)
 
     def _secret_arguments(self, target, secret):
-        return Mount(os.path.join(self._directory, secret), target).arguments
+        # They are gone after a reboot. With ``-v``, dockerd would make directories in their place.
+        return ["--mount", f"type=bind,source={os.path.join(self._directory, secret)},target={target},readonly"]
 
     def _current_secrets(self, current, container):
         targets = self._secret_targets(container)
@@ -412,8 +458,12 @@ def secret_name(fqrn, what, digits):
 
 
 def is_secret_of(fqrn, name):
-    """Whether a secret with that name is the repository's, and not that of one whose name begins in the same way."""
-    return re.fullmatch(rf"cvmfs-{re.escape(_short(fqrn))}-[a-z0-9]+-[0-9a-f]{{12}}", name) is not None
+    """Whether a secret with that name is the repository's, and not that of one whose name begins in the same way.
+
+    With a dot in front, it is what docker's engine was interrupted in writing.
+    """
+    whole = rf"cvmfs-{re.escape(_short(fqrn))}-[a-z0-9]+-[0-9a-f]{{12}}"
+    return re.fullmatch(rf"{whole}|\.{whole}(\.[0-9a-f]{{12}})?", name) is not None
 
 
 def _short(fqrn):

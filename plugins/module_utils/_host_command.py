@@ -16,12 +16,16 @@ import dataclasses
 import json
 import os
 import pwd
+import shlex
 import signal
 import sys
+import syslog
 
 from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError
 from ansible_collections.cvmfs.publishing.plugins.module_utils._interactive import Workplace
+from ansible_collections.cvmfs.publishing.plugins.module_utils._issuers import fetch_keys
 from ansible_collections.cvmfs.publishing.plugins.module_utils._metrics import collect, of_release_manager
+from ansible_collections.cvmfs.publishing.plugins.module_utils._oidc import person_of, read_token
 from ansible_collections.cvmfs.publishing.plugins.module_utils._permissions import Person
 from ansible_collections.cvmfs.publishing.plugins.module_utils._reader import timestamp
 from ansible_collections.cvmfs.publishing.plugins.module_utils._release_manager import (
@@ -32,6 +36,7 @@ from ansible_collections.cvmfs.publishing.plugins.module_utils._release_manager 
 
 PROGRAM = "cvmfs-release-manager"
 _LINGERING = "/var/lib/systemd/linger"
+_SUDO = "/usr/bin/sudo"
 
 
 def main(argv=None, *, config_dir=None):
@@ -85,6 +90,11 @@ def _parse(argv):
         subcommands, "ingest", _ingest, "publish a tar archive from standard input, without a shell in a container"
     )
     ingest.add_argument("target", metavar="FQRN/PATH", help="repository, and the directory that the archive goes to")
+    ingest.add_argument(
+        "--token",
+        action="store_true",
+        help="be who an OIDC ID token says; it is the first line of standard input, before the archive",
+    )
     ingest.add_argument("--mirror", action="store_true", help="remove from the directory what the archive has not")
     ingest.add_argument("--dry-run", action="store_true", help="only show what would change")
     ingest.add_argument("-a", "--tag", help="name of the new revision")
@@ -109,6 +119,10 @@ def _parse(argv):
 
     signer = _subcommand(subcommands, "signer", _signer, "have the signing service of a repository running")
     signer.add_argument("repository", metavar="FQRN")
+
+    _subcommand(subcommands, "oidc-keys", _oidc_keys, "fetch the keys of the issuers of OIDC tokens anew")
+
+    _subcommand(subcommands, "login", _login, "do what is asked for by SSH; for ForceCommand in sshd's configuration")
 
     options = parser.parse_args(own)
     options.command = command
@@ -143,15 +157,16 @@ def _add_sources(parser, default):
 
 def _shell(options):
     fqrn, _slash, path = options.target.partition("/")
-    workplace = _workplace(options, fqrn)
+    release_manager = _load(options, fqrn)
+    workplace = _workplace(release_manager)
     _need_terminal("Use run for scripts.")
     _warn_of_logout()
-    workplace.open(path=path, sources=[source_path(source) for source in options.source])
+    workplace.open(path=path, sources=_sources(release_manager, options.source))
     workplace.shell()
 
 
 def _attach(options):
-    workplace = _workplace(options, options.repository)
+    workplace = _workplace(_load(options, options.repository))
     _need_terminal("Without one, there are the playbooks publish and abort.")
     workplace.attach()
     workplace.shell()
@@ -159,18 +174,25 @@ def _attach(options):
 
 def _run(options):
     fqrn, _slash, path = options.target.partition("/")
-    workplace = _workplace(options, fqrn)
-    sources = [source_path(source) for source in options.source]
-    directory = None
-    if not sources:
-        directory = os.getcwd()
-        if directory == "/":
-            raise PublishingError(
-                "The current directory is /, which no container may see", remedy="Change to another, or use --source."
-            )
-        sources = [directory]
-    workplace.open(path=path, sources=sources)
+    release_manager = _load(options, fqrn)
+    workplace = _workplace(release_manager)
+    directory = None if options.source else os.getcwd()
+    workplace.open(path=path, sources=_sources(release_manager, options.source or [directory]))
     return workplace.run(options.command, directory=directory, tag=options.tag, description=options.message)
+
+
+def _sources(release_manager, paths):
+    """Return the absolute paths of what people want to see in their container. PublishingError if they must not."""
+    sources = [source_path(path) for path in paths]
+    for source in sources:
+        if source == "/":
+            raise PublishingError(
+                "No container may see the whole host, which / is",
+                remedy="Change to another directory, or use --source with one.",
+            )
+        if Person.of_process() is not None:
+            release_manager.require_harmless(source)
+    return sources
 
 
 def _ingest(options):
@@ -211,8 +233,8 @@ def _describe(release_manager):
     """Return what is known about a repository. Storage that is down must not hide what is open here."""
     facts = dict.fromkeys(("revision", "published", "whitelist_expires", "whitelist_expired", "lease", "error"))
     with release_manager.lock():
-        facts["transaction"] = release_manager.open_transaction()
-        facts["interrupted"] = facts["transaction"] is None and release_manager.has_container()
+        facts["transaction"], has_container = release_manager.look()
+    facts["interrupted"] = facts["transaction"] is None and has_container
     try:
         published = release_manager.published()
         manifest, lease = published.manifest(), published.lease()
@@ -267,20 +289,25 @@ def _abort(options):
         with contextlib.suppress(PublishingError):
             release_manager.resume()
         with release_manager.lock():
-            release_manager.remove_container()
+            current = None
+            with contextlib.suppress(PublishingError):
+                current = release_manager.open_transaction()
+            release_manager.drop(current)
         _say(f"Aborted the transaction on {fqrn}.")
         return 0
     lease = release_manager.published().lease()
     if lease is None:
         _say(f"No transaction is open on {fqrn}.")
         return 0
-    if not options.force:
+    if not options.force and not lease.is_broken:
         raise PublishingError(
             f"Transaction {lease.transaction} on {fqrn} is open elsewhere: {lease.holder} holds the lease",
             remedy="Ask there first. Then, --force breaks the lease.",
         )
-    release_manager.server_once().abort(force=True)
+    report = release_manager.server_once().abort(force=True)
     _say(f"Broke the lease of {lease.holder} on {fqrn}.")
+    for warning in report.get("warnings", ()):
+        _say(f"{warning}.")
     return 0
 
 
@@ -299,8 +326,41 @@ def _signer(options):
         release_manager.ensure_container(container=release_manager.signer())
 
 
-def _workplace(options, fqrn):
-    return Workplace(_load(options, fqrn), say=_say, ask=_ask)
+def _oidc_keys(options):
+    """Fetch keys. Whoever asks for it, they are those of issuers that the role trusts."""
+    errors = fetch_keys(options.config_dir)
+    for error in errors:
+        sys.stderr.write(f"{PROGRAM}: {error}\n")
+    return 1 if errors else 0
+
+
+def _login(dummy_options):
+    """Become what is asked for by SSH. sudo says then whose account it was, as permissions need."""
+    if os.geteuid() == 0:
+        raise PublishingError(
+            "login is for sshd, which calls it for the accounts of teams", remedy="As root, call what you want itself."
+        )
+    arguments = _requested(os.environ.get("SSH_ORIGINAL_COMMAND", ""))
+    program = os.path.abspath(sys.argv[0])
+    os.execv(_SUDO, [_SUDO, "--non-interactive", "--", program, *arguments])  # noqa: S606 (no shell is the point)
+
+
+def _requested(line):
+    """Return the arguments for this command that a command line has, which no shell ever sees. PublishingError."""
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise PublishingError(f"What was asked for cannot be read: {error}", remedy="See to the quotes.") from None
+    # Options before the subcommand are for the administrator: which configuration to believe.
+    if words[:1] != [PROGRAM] or len(words) < 2 or not words[1][:1].isalpha() or words[1] == "login":
+        raise PublishingError(
+            f"This account is for {PROGRAM} and nothing else", remedy=f"Such as: ssh ACCOUNT@HOST {PROGRAM} status"
+        )
+    return words[1:]
+
+
+def _workplace(release_manager):
+    return Workplace(release_manager, say=_say, ask=_ask)
 
 
 def _load(options, fqrn, path=None):
@@ -309,10 +369,12 @@ def _load(options, fqrn, path=None):
     Its permissions are kept: a shell is for those who may work in the whole repository, as it is where the keys are.
     """
     release_manager = ReleaseManager.load(config_dir=options.config_dir, fqrn=fqrn)
-    person, permissions = Person.of_process(), release_manager.permissions
+    person, permissions = _caller(options, release_manager), release_manager.permissions
     if person is not None and permissions is not None and options.do is not _status:
         if options.do is _ingest:
             person.require(permissions, fqrn, path)
+            if person.token is not None:
+                _log(person, f"publishes at {fqrn}/{path}")
         elif not person.may_everything(permissions):
             raise PublishingError(
                 f"{person.account} may not do this with {fqrn}, whose permissions let some people work in parts of it",
@@ -325,6 +387,24 @@ def _load(options, fqrn, path=None):
             f"The release manager of {fqrn} is not yours", remedy=f"Become {name}, for example with sudo --user={name}."
         )
     return release_manager
+
+
+def _caller(options, release_manager):
+    """Return who has called this; None for who may do everything. A token counts more than what sudo says."""
+    if options.do is not _ingest or not options.token:
+        return Person.of_process()
+    if release_manager.permissions is None:
+        raise PublishingError(
+            f"{release_manager.fqrn} has no permissions, so there is nothing that a token is good for",
+            remedy="Say in permissions of the repository who may publish where.",
+        )
+    return person_of(read_token(0), config_dir=options.config_dir)
+
+
+def _log(person, what):
+    """Tell the system's log who has come by a token: sshd and sudo only know the account, which pipelines share."""
+    syslog.openlog(PROGRAM, syslog.LOG_PID, syslog.LOG_AUTHPRIV)
+    syslog.syslog(syslog.LOG_NOTICE, f"{person.account} {what}, by the token {json.dumps(person.token)}")
 
 
 def _refuse_other_configuration(usual):

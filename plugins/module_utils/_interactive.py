@@ -11,6 +11,7 @@ the person. Only leaving the shell asks what is to become of the transaction.
 from __future__ import annotations
 
 import os
+import sys
 
 from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError
 from ansible_collections.cvmfs.publishing.plugins.module_utils._release_manager import (
@@ -44,7 +45,6 @@ class Workplace:
 
     def open(self, *, path="", sources=()):
         """Open an interactive transaction in a container that sees `sources`. PublishingError."""
-        self._refuse_interrupted()
         try:
             self._transaction = self._release_manager.begin(sources=sources, is_interactive=True, path=path)
         except Occupied as error:
@@ -84,26 +84,26 @@ class Workplace:
             is_decided = not self._is_open() or self._decide()
 
     def run(self, command, *, directory=None, tag=None, description=None):
-        """Run `command` in the transaction; publish if it succeeds, abort if not. Return its exit code."""
+        """Run `command` in the transaction; publish if it succeeds, abort if not. Return the exit code of what failed.
+
+        If it is only publishing that fails, the work stays for the person at the terminal, if there is one: others,
+        such as pipelines, would find an open transaction in their way and nobody to go on with it.
+        """
+        is_kept = False
         try:
             place = SOURCE_DIR + directory if directory else self._transaction["mount_point"]
             code = self._exec(["sh", "-c", _RUN, "sh", *command], place)
-            if code == 0:
-                return self._publish(tag, description)
-            self._say(f"{command[0]} ended with exit code {code}: the transaction is aborted.")
+            if code != 0:
+                self._say(f"{command[0]} ended with exit code {code}: the transaction is aborted.")
+                return code
+            code = self._publish(tag, description)
+            is_kept = code != 0 and sys.stdin.isatty()
+            if is_kept:
+                self._say_kept()
             return code
         finally:
-            self._leave()
-
-    def _refuse_interrupted(self):
-        """What a power cut has left in a container is somebody's work."""
-        state = self._release_manager.engine.inspect(name=self._release_manager.template.name)
-        if state is not None and not state["State"]["Running"]:
-            raise PublishingError(
-                f"The container of a transaction on {self._fqrn} has been interrupted",
-                remedy=f"Go on with it: cvmfs-release-manager attach {self._fqrn}; or drop it: cvmfs-release-manager "
-                f"abort {self._fqrn}",
-            )
+            if not is_kept:
+                self._leave()
 
     def _exec(self, command, directory):
         return self._release_manager.engine.exec_attached(
@@ -116,8 +116,15 @@ class Workplace:
     def _is_open(self):
         with self._release_manager.lock():
             current = self._release_manager.open_transaction()
+            was_interrupted = current is None and self._release_manager.was_interrupted()
         if current is not None and current["id"] == self._transaction["id"]:
             return True
+        if was_interrupted:
+            self._say(
+                f"The container of a transaction on {self._fqrn} has been interrupted. Go on with it: "
+                f"cvmfs-release-manager attach {self._fqrn}"
+            )
+            return False
         self._say(f"Transaction {self._transaction['id']} on {self._fqrn} has ended.")
         self._leave()
         return False
@@ -130,7 +137,7 @@ class Workplace:
             # Who gives no answer, or cannot any more, keeps what there is.
             word = next(word for word in (*_ANSWERS, answer) if word.startswith(answer.lower() or "keep"))
             if word == "keep":
-                self._say(f"The transaction stays open. Go on with it: cvmfs-release-manager attach {self._fqrn}")
+                self._say_kept()
                 return True
             if word == "shell":
                 return False
@@ -139,6 +146,9 @@ class Workplace:
             elif (word == "publish" and self._publish(tag.strip()) == 0) or (word == "abort" and self._is_sure()):
                 self._leave()
                 return True
+
+    def _say_kept(self):
+        self._say(f"The transaction stays open. Go on with it: cvmfs-release-manager attach {self._fqrn}")
 
     def _summarize(self):
         try:

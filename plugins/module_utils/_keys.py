@@ -47,7 +47,7 @@ class KeySet:
         """Return a new key set with a certificate that is valid for `days` days."""
         _require_cryptography()
         masterkey, key = (rsa.generate_private_key(public_exponent=65537, key_size=_BITS) for dummy in range(2))
-        return cls(_private(masterkey), _public(masterkey), _private(key), _certificate(key, fqrn, days))
+        return cls(_private(masterkey), public_pem(masterkey), _private(key), _certificate(key, fqrn, days))
 
     @classmethod
     def read(cls, paths, without=()):
@@ -65,7 +65,7 @@ class KeySet:
                     f"The public half of the master key is missing, and {paths['masterkey']} is encrypted",
                     remedy="Decrypt it with ansible-vault until the public half is there.",
                 )
-            return dataclasses.replace(keys, pub=_public(_load(keys.masterkey, "master key")))
+            return dataclasses.replace(keys, pub=public_pem(load_private_key(keys.masterkey, "master key")))
         return keys
 
     def write(self, paths, suffixes):
@@ -97,7 +97,7 @@ class KeySet:
     def _check(self, fqrn):
         remedy = "Restore all of them from the same backup."
         if None not in (self.masterkey, self.pub):
-            public = _public(_load(self.masterkey, "master key"))
+            public = public_pem(load_private_key(self.masterkey, "master key"))
             if public.split() != self.pub.split():
                 raise PublishingError(f"{fqrn}.pub is not the public half of {fqrn}.masterkey", remedy=remedy)
         if self.crt is None:
@@ -106,7 +106,7 @@ class KeySet:
             certified = x509.load_pem_x509_certificate(self.crt).public_key()
         except ValueError as error:
             raise PublishingError(f"The certificate {fqrn}.crt cannot be read: {error}", remedy=remedy) from None
-        key = _load(self.key, "repository key").public_key() if self.key is not None else certified
+        key = load_private_key(self.key, "repository key").public_key() if self.key is not None else certified
         if certified.public_numbers() != key.public_numbers():
             raise PublishingError(f"The certificate {fqrn}.crt does not belong to {fqrn}.key", remedy=remedy)
 
@@ -121,7 +121,9 @@ def _require_cryptography():
         raise PublishingError(missing_required_lib("cryptography"))
 
 
-def _load(data, what):
+def load_private_key(data, what):
+    """Return the private key that is in PEM. PublishingError."""
+    _require_cryptography()
     try:
         return serialization.load_pem_private_key(data, password=None)
     except (ValueError, TypeError) as error:
@@ -136,7 +138,8 @@ def _private(key):
     )
 
 
-def _public(key):
+def public_pem(key):
+    """Return the public half of a private key, as PEM."""
     return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 

@@ -23,6 +23,7 @@ from ansible_collections.cvmfs.publishing.plugins.module_utils._rsa import Publi
 # What follows the digest in the printed form of a hash -> hashlib's name and the digest's size in bytes.
 ALGORITHMS = {"": ("sha1", 20), "-rmd160": ("ripemd160", 20), "-shake128": ("shake_128", 20)}
 _HASH = re.compile(r"([0-9a-f]{40})(|-rmd160|-shake128)")
+DEFAULT_DAYS = 30  # for which a whitelist is signed
 
 
 class VerificationError(PublishingError):
@@ -48,6 +49,17 @@ def digest(data, algorithm=""):
             f"The repository's hashes are of the algorithm {name}, which this machine's Python does not have; "
             "look at it from a machine whose OpenSSL has it"
         ) from None
+
+
+def fingerprint(certificate_der, algorithm=""):
+    """Return the printed hash of a certificate, as whitelists list it. VerificationError, as `digest`."""
+    return digest(certificate_der, algorithm) + algorithm
+
+
+def printed(listed):
+    """Return a fingerprint in the form in which whitelists and openssl print it, such as ``AB:CD:…``."""
+    digits, dash, algorithm = listed.upper().partition("-")
+    return ":".join(digits[at : at + 2] for at in range(0, len(digits), 2)) + dash + algorithm
 
 
 def hash_is(text, data):
@@ -183,7 +195,18 @@ class Lease:
     transaction: str
     acquired: int  # seconds since the epoch, as all times here
     expires: int
+    session: str
     is_released: bool
+
+    @property
+    def is_broken(self):
+        """Whether somebody has broken it, and all have to wait for its end."""
+        return not self.session and not self.is_released
+
+    @property
+    def free_from(self):
+        """The moment from which on somebody else may have it, unless it is renewed or released."""
+        return self.expires + self._CLOCK_MARGIN
 
     @classmethod
     def parse(cls, data):
@@ -196,7 +219,7 @@ class Lease:
 
     def is_over(self, now=None):
         """Whether somebody else may open a transaction."""
-        return self.is_released or (now or time.time()) > self.expires + self._CLOCK_MARGIN
+        return self.is_released or (now or time.time()) > self.free_from
 
 
 def _key(read, source, what):

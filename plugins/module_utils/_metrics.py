@@ -44,6 +44,7 @@ METRICS = {
     "(manifest, whitelist and certificate, verified), lease, statistics, bucket",
     "cvmfs_repository_collected_timestamp_seconds": "When these metrics were collected",
     "cvmfs_repository_revision": "Newest revision",
+    "cvmfs_repository_garbage_collectable": "Whether the repository is one whose garbage may be collected",
     "cvmfs_repository_published_timestamp_seconds": "When the newest revision was signed",
     "cvmfs_repository_ttl_seconds": "For how long clients take a revision for the newest",
     "cvmfs_repository_whitelist_expiry_timestamp_seconds": "When clients begin to refuse the repository unless it is "
@@ -192,6 +193,7 @@ class _Collector:
             repository.revision()
         manifest = repository.manifest()
         self._add("cvmfs_repository_revision", manifest.revision)
+        self._add("cvmfs_repository_garbage_collectable", manifest.garbage_collectable)
         self._add("cvmfs_repository_published_timestamp_seconds", manifest.published)
         self._add("cvmfs_repository_ttl_seconds", manifest.ttl)
         expires = repository.whitelist().expires

@@ -5,7 +5,7 @@
 """Who may publish where, of the people who come by sudo. Private to the collection.
 
 sudo says who somebody is, whatever it was that the login was proved by: a password, an SSH key, or an SSH certificate
-whose principal sshd takes for the account.
+whose principal sshd takes for the account. Or a token says it: see :mod:`_oidc`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,15 @@ from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import Pu
 
 @dataclasses.dataclass(frozen=True)
 class Person:
-    """Who has called this command by sudo. `names` are the account, and its groups with % before them."""
+    """Who has called this command by sudo. `names` are the account, and its groups with % before them.
+
+    Of who has come by a token, `account` is its subject, `names` are what its claims stand for, and `token` is what
+    tells it from others.
+    """
 
     account: str
     names: frozenset
+    token: dict = None
 
     @classmethod
     def of_process(cls):

@@ -11,16 +11,19 @@ engine's secrets, and the image.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
 import hashlib
 import json
 import os
+import pwd
 import secrets
 import shlex
 
 from ansible_collections.cvmfs.publishing.plugins.module_utils._cvmfs_server import CvmfsServer
 from ansible_collections.cvmfs.publishing.plugins.module_utils._engine import (
+    INTERACTIVE_LABEL,
     Container,
     Engine,
     Mount,
@@ -33,7 +36,8 @@ from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import (
     action,
 )
 from ansible_collections.cvmfs.publishing.plugins.module_utils._lock import lock
-from ansible_collections.cvmfs.publishing.plugins.module_utils._reader import Repository
+from ansible_collections.cvmfs.publishing.plugins.module_utils._reader import Repository, timestamp
+from ansible_collections.cvmfs.publishing.plugins.module_utils._sources import UNTOLD, identity, require_harmless
 from ansible_collections.cvmfs.publishing.plugins.module_utils._upstream_server import UpstreamServer
 
 CONFIGURATION_DIR = "/etc/cvmfs/repositories.d"
@@ -280,31 +284,40 @@ class ReleaseManager:
 
         return self._server(execute)
 
-    def masterkey(self, value, *, warn):
-        """Show the master key to containers for as long as it is needed. Yields the secrets to add to a container's."""
-        return self._lent("masterkey", f"keys/{self.fqrn}.masterkey", value, "The master key", warn)
+    def hash_suffix(self):
+        """Return what follows the digest in the repository's printed hashes."""
+        name = self.settings().get("CVMFS_HASH_ALGORITHM") or "sha1"
+        return "" if name == "sha1" else f"-{name}"
 
-    def other_bucket(self, s3_config, *, warn):
-        """Show another bucket's ``s3.conf`` to containers, as `masterkey` does. See `OTHER_S3_CONFIG`."""
-        return self._lent("s3other", OTHER_S3_CONFIG, s3_config, "What gives access to another bucket", warn)
+    def whitelist_to_sign(self, current=b"", keep=(), rolls_over=False):
+        """Return what the action plugin has to know to sign a whitelist; see `sign_whitelists` there."""
+        return {
+            "algorithm": self.hash_suffix(),
+            "current": base64.b64encode(current).decode(),
+            "keep": list(keep),
+            "rolls_over": rolls_over,
+        }
 
     @contextlib.contextmanager
-    def _lent(self, kind, target, value, what, warn):
-        """Show a secret to containers for as long as it is needed.
+    def other_bucket(self, s3_config, *, warn):
+        """Show another bucket's ``s3.conf`` to containers for as long as it is needed. See `OTHER_S3_CONFIG`.
 
-        What was done with it is done, and what failed is the error to report, so that it cannot be taken away again is
-        only told to `warn`.
+        Yields the secrets to add to a container's. What was done with it is done, and what failed is the error to
+        report, so that it cannot be taken away again is only told to `warn`.
         """
         # A name of its own each time: two runs at once do not take each other's secret away.
-        name = secret_name(self.fqrn, kind, secrets.token_hex(6))
-        self.engine.create_secret(name=name, value=value)
+        name = secret_name(self.fqrn, "s3other", secrets.token_hex(6))
+        self.engine.create_secret(name=name, value=s3_config)
         try:
-            yield {target: name}
+            yield {OTHER_S3_CONFIG: name}
         finally:
             try:
                 self.engine.remove_secret(name=name)
             except PublishingError as error:
-                warn(f"{error} {what} of {self.fqrn} is still in that secret: remove it by hand.")
+                warn(
+                    f"{error} What gives access to another bucket of {self.fqrn} is still in that secret: "
+                    "remove it by hand."
+                )
 
     def signing_secrets(self):
         """Return the secrets with which a container can sign whitelists on this host. PublishingError."""
@@ -330,12 +343,16 @@ class ReleaseManager:
         With `is_interactive`, the repository is mounted in the container at /cvmfs, to be edited in place. With `path`,
         nothing but what is below it may be changed.
 
-        Occupied if there is one already, which is left alone.
+        Occupied if there is one already, which is left alone. PublishingError if one was interrupted here.
         """
         with self.lock():
-            self.refuse_strangers(self.open_transaction())
+            state = self.engine.inspect(name=self.template.name)
+            self.refuse_strangers(self._transaction_in(state))
+            self._refuse_interrupted(state)
             self.ensure_container(container=self.container(sources, is_interactive=is_interactive))
             try:
+                if is_interactive:
+                    self._require_same(sources)
                 return self.server().transaction(interactive=is_interactive, path=path)
             except BaseException as error:
                 if not self._is_somebody_elses(error):
@@ -351,18 +368,41 @@ class ReleaseManager:
         return is_refused and self.open_transaction() is not None
 
     def leave(self, *, transaction_id):
-        """Remove the container, which ends that transaction if it is still open; not if another is open there."""
+        """Remove the container, which ends that transaction if it is still open.
+
+        Not if another is open there, or has been interrupted.
+        """
         with self.lock():
-            current = self.open_transaction()
-            if current is None or current["id"] == transaction_id:
-                self.remove_container()
+            state = self.engine.inspect(name=self.template.name)
+            current = self._transaction_in(state)
+            if _was_interrupted(state):
+                is_mine = self._has_lease(transaction_id)
+            else:
+                is_mine = current is None or current["id"] == transaction_id
+            if is_mine:
+                self.drop(current)
+
+    def drop(self, current):
+        """Remove the container with the transaction that is `current` in it, or None. Hold the lock."""
+        # A container that is told to end aborts others by itself, but keeps what somebody may go on with.
+        if current is not None and (current.get("mount_point") or self.upstream_version is not None):
+            with contextlib.suppress(PublishingError):  # it goes with the container, and its lease ends by itself
+                self.server().abort(transaction_id=current["id"], force=True)
+        self.remove_container()
 
     def open_transaction(self):
         """Return the public description of the transaction that is open in the running container, or None.
 
         Hold the lock, or somebody may remove the container meanwhile, which is an error.
         """
+        return self.look()[0]
+
+    def look(self):
+        """Return what `open_transaction` does, and whether there is a container, running or not; of one moment."""
         state = self.engine.inspect(name=self.template.name)
+        return self._transaction_in(state), state is not None
+
+    def _transaction_in(self, state):
         if state is None or not state["State"]["Running"]:
             return None
         found = [item for item in self.server().list() if item["repository"] == self.fqrn]
@@ -377,13 +417,42 @@ class ReleaseManager:
             state = self.engine.inspect(name=self.template.name)
             has_ended = state is not None and not state["State"]["Running"]
             if has_ended:
-                self.engine.restart(name=self.template.name)
+                self._restart(state)
             current = self.open_transaction()
             if has_ended and current is None:
                 self.remove_container()
             elif has_ended and current["mount_point"]:
                 self.server().mount()
             return current
+
+    def _restart(self, state):
+        """Start the container `state` again, with what it was shown before and nothing else."""
+        self.engine.restart(name=self.template.name)
+        if INTERACTIVE_LABEL in (state["Config"].get("Labels") or {}):
+            shown = [mount["Destination"] for mount in state["Mounts"]]
+            sources = [path[len(SOURCE_DIR) :] for path in shown if path.startswith(f"{SOURCE_DIR}/")]
+            try:
+                self._require_same(path for path in sources if UNTOLD not in path)
+            except BaseException:
+                self.engine.stop(name=self.template.name)
+                raise
+
+    def require_harmless(self, source):
+        """Raise PublishingError if people in a container could reach the engine, or its user's home, by `source`."""
+        require_harmless(source, closed=[*self.engine.places(), pwd.getpwuid(self.engine.uid).pw_dir])
+
+    def _require_same(self, sources):
+        """Raise PublishingError if the container sees other files than those that are at `sources`, without any link.
+
+        Whoever owns a source could put a link to something else there, after it was looked at and before it was shown.
+        """
+        for source in sources:
+            seen = self.engine.exec(name=self.template.name, command=["stat", "-c", "%d:%i", SOURCE_DIR + source])
+            if seen.check(f"Cannot see {source} in the container").stdout.strip() != identity(source):
+                raise PublishingError(
+                    f"The source {source} was replaced while the container started",
+                    remedy="Leave it alone until the transaction is open.",
+                )
 
     def is_busy(self):
         """Whether anybody has a transaction open, on this host or another. PublishingError."""
@@ -398,6 +467,43 @@ class ReleaseManager:
                 f"Transaction {current['id']} is open on {self.fqrn}, in container {self.template.name}",
                 remedy="It is not this task's. Let it end, or abort it with the playbook cvmfs.publishing.abort.",
             )
+
+    def _refuse_interrupted(self, state):
+        """Leave alone what a power cut has left of a transaction that was edited in place: it is somebody's work."""
+        if _was_interrupted(state):
+            raise PublishingError(
+                f"The container of a transaction on {self.fqrn} has been interrupted",
+                remedy=f"Go on with it: cvmfs-release-manager attach {self.fqrn}; or drop it: cvmfs-release-manager "
+                f"abort {self.fqrn}",
+            )
+
+    def was_interrupted(self):
+        """Whether the container has ended while the repository was edited in place."""
+        return _was_interrupted(self.engine.inspect(name=self.template.name))
+
+    def broken_lease(self, lease):
+        """Return a warning that a lease is broken already."""
+        return (
+            f"The lease on {self.fqrn} is broken already. It can be published to from {timestamp(lease.free_from)} on: "
+            "until then, storage may carry out what a garbage collection was deleting."
+        )
+
+    def interrupted_work(self, *, but):
+        """Return a warning if it has, and in another transaction than that with the ID `but` for all that is known.
+
+        The lease says which one it was, for as long as there is one. Hold the lock. PublishingError.
+        """
+        if not self.was_interrupted() or self._has_lease(but):
+            return None
+        return (
+            f"A transaction on {self.fqrn} that was edited in place has been interrupted on this host. It may not be "
+            f"{but}, and is left alone. Go on with it: cvmfs-release-manager attach {self.fqrn}; or drop it with the "
+            "playbook cvmfs.publishing.abort."
+        )
+
+    def _has_lease(self, transaction_id):
+        lease = self.published().lease()
+        return lease is not None and lease.transaction == transaction_id
 
     def ensure_container(self, *, container):
         """Start the container, in place of one that is different.
@@ -429,6 +535,13 @@ class ReleaseManager:
         if self.upstream_version is not None:
             return UpstreamServer(version=self.upstream_version, **options)
         return CvmfsServer(**options)
+
+
+def _was_interrupted(state):
+    """Whether an inspected container has ended in which the repository was mounted to be edited in place."""
+    if state is None or state["State"]["Running"]:
+        return False
+    return INTERACTIVE_LABEL in (state["Config"].get("Labels") or {})
 
 
 def reader_options(params):

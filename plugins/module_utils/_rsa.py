@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Verify the two RSA signatures that CernVM-FS has, with nothing but the standard library. Private to the collection.
+"""Verify RSA signatures with nothing but the standard library, CernVM-FS's and tokens'. Private to the collection.
 
 Verification needs no secret, only one modular exponentiation. Done here it works on hosts without a cryptography
 package, and on those whose system-wide policy refuses SHA-1 signatures, which CernVM-FS manifests have. It also shares
@@ -18,6 +18,7 @@ import re
 
 _RSA_OID = bytes.fromhex("2a864886f70d010101")  # 1.2.840.113549.1.1.1, rsaEncryption
 _SHA1_INFO = bytes.fromhex("3021300906052b0e03021a05000414")  # DigestInfo of SHA-1, RFC 8017 section 9.2 note 1
+_SHA256_INFO = bytes.fromhex("3031300d060960864801650304020105000420")  # the same of SHA-256
 _SEQUENCE, _BIT_STRING, _OID, _VERSION = 0x30, 0x03, 0x06, 0xA0
 
 
@@ -57,6 +58,10 @@ class PublicKey:
         """Whether `signature` is RSASSA-PKCS1-v1_5 over SHA-1: how CernVM-FS signs manifests."""
         digest = hashlib.new("sha1", message, usedforsecurity=False).digest()
         return self._recover(signature) == _pad(_SHA1_INFO + digest, self._size)
+
+    def verify_sha256(self, signature, message):
+        """Whether `signature` is RSASSA-PKCS1-v1_5 over SHA-256: RS256 of JSON Web Signatures."""
+        return self._recover(signature) == _pad(_SHA256_INFO + hashlib.sha256(message).digest(), self._size)
 
     @property
     def _size(self):

@@ -302,7 +302,7 @@ def _complaint(completed):
     """What CernVM-FS says when it fails: on either stream, and not always in the last line."""
     lines = [line.strip() for line in f"{completed.stdout}\n{completed.stderr}".splitlines() if line.strip()]
     said = [line for line in lines if not line.startswith(("Executed Command", "/usr/bin/"))]
-    return said[-1].removeprefix("cvmfs_server: ") if said else completed.complaint
+    return re.sub("^cvmfs_server: ", "", said[-1]) if said else completed.complaint
 
 
 def _numbers(version):

@@ -14,7 +14,6 @@ description:
   - Runs C(cvmfs_server check) in a release-manager container, which looks at signatures, catalogs and counters, and
     whether all objects are there.
   - To verify a repository independently of the publisher, use M(cvmfs.publishing.cvmfs_verify).
-  - With an image of the upstream engine, CernVM-FS 2.8 or newer checks, and only RV(problems) is returned.
 author:
   - The cvmfs.publishing authors (@cvmfs)
 extends_documentation_fragment:
@@ -22,6 +21,12 @@ extends_documentation_fragment:
   - cvmfs.publishing.attributes
   - cvmfs.publishing.attributes.info
   - cvmfs.publishing.attributes.action_group
+  - cvmfs.publishing.attributes.upstream_engine
+attributes:
+  upstream_engine:
+    support: partial
+    details:
+      - CernVM-FS 2.8.0 or newer checks, and only RV(problems) is returned.
 options:
   integrity:
     description:

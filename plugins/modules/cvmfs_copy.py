@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: cvmfs_copy
 short_description: Copy a CernVM-FS repository between its bucket and another storage
-version_added: 0.1.0
+version_added: 0.2.0
 description:
   - Copies a repository as it is, from a directory or another bucket to its own bucket, or from there to a directory.
     Tags, old revisions, the whitelist and all signatures stay what they are. Nothing is signed, and no private key is
@@ -19,6 +19,8 @@ description:
   - The repository may be used and published to while it is copied. The manifest comes last, so that at every moment
     the destination has no repository, or a whole one. A repository that was published to in the destination is left
     alone.
+  - What was signed later in the destination stays. A repository whose key was replaced there is left alone, unless it
+    is in the same revision.
   - Copying runs in a container that is gone afterwards. While it runs, a playbook shows how far it is.
 author:
   - The cvmfs.publishing authors (@cvmfs)
@@ -26,6 +28,7 @@ extends_documentation_fragment:
   - cvmfs.publishing.release_manager
   - cvmfs.publishing.attributes
   - cvmfs.publishing.attributes.action_group
+  - cvmfs.publishing.attributes.upstream_engine
 attributes:
   check_mode:
     support: full
@@ -33,6 +36,10 @@ attributes:
       - It compares the lists of both sides' objects.
   diff_mode:
     support: full
+  upstream_engine:
+    support: full
+    details:
+      - The image's native publisher does it, and needs no CernVM-FS at all.
 options:
   source:
     description:
@@ -43,6 +50,11 @@ options:
       - The content of an C(s3.conf) for the bucket from which to copy, in which the repository is below its name.
       - It is on the host only while this lasts.
     type: str
+  source_s3_prefix:
+    description:
+      - Where the repository is in that bucket, if that is not its name, such as V(cvmfs/software.example.org). It is
+        what CernVM-FS's own tools have before the C(@) in C(CVMFS_UPSTREAM_STORAGE).
+    type: str
   destination:
     description:
       - A directory of the host to copy to. It must be there, and belong to the user who runs the container.
@@ -52,6 +64,9 @@ options:
     description:
       - Whether to replace a repository that is no older state of the one that is copied. What was published there is
         lost.
+      - If its key was replaced, the whitelist stays, and clients refuse what was copied until it is signed with the new
+        key, as M(cvmfs.publishing.cvmfs_whitelist) does with O(cvmfs.publishing.cvmfs_whitelist#module:revoke) and
+        O(cvmfs.publishing.cvmfs_whitelist#module:sign_manifest).
     type: bool
     default: false
 seealso:
@@ -63,6 +78,12 @@ EXAMPLES = r"""
   cvmfs.publishing.cvmfs_copy:
     repository: software.example.org
     source: /srv/cvmfs/software.example.org
+
+- name: Bring it from a bucket in which CernVM-FS's own tools have put it below a path
+  cvmfs.publishing.cvmfs_copy:
+    repository: software.example.org
+    source_s3_config: "{{ lookup('ansible.builtin.file', 'old.s3.conf') }}"
+    source_s3_prefix: cvmfs/software.example.org
 
 - name: Take it back
   cvmfs.publishing.cvmfs_copy:
@@ -115,11 +136,14 @@ class Copy(PublishingModule):
     argument_spec = dict(
         source=dict(type="path"),
         source_s3_config=dict(type="str", no_log=True),
+        source_s3_prefix=dict(type="str"),
         destination=dict(type="path"),
         overwrite=dict(type="bool", default=False),
         **ARGUMENT_SPEC,
     )
-    module_options = dict(mutually_exclusive=[SIDES], required_one_of=[SIDES])
+    module_options = dict(
+        mutually_exclusive=[SIDES], required_one_of=[SIDES], required_by={"source_s3_prefix": "source_s3_config"}
+    )
 
     def execute(self):
         try:
@@ -132,6 +156,8 @@ class Copy(PublishingModule):
         with contextlib.ExitStack() as stack:
             server, sides = self._prepare(release_manager, stack)
             report = server.copy(**sides, overwrite=self.params["overwrite"], dry_run=self.check_mode)
+        for warning in report.get("warnings", ()):
+            self.module.warn(warning)
         self.changed = report["changed"]
         self.result.update({key: report[key] for key in ("revision", "root_hash", "objects", "bytes", "present")})
         self.before = {"objects": report["present"]}
@@ -146,7 +172,8 @@ class Copy(PublishingModule):
             path = _directory(self.params["destination"])
             return release_manager.server_once(destinations=[path]), {"destination": _local(DESTINATION_DIR + path)}
         lent = stack.enter_context(release_manager.other_bucket(self.params["source_s3_config"], warn=self.module.warn))
-        storage = f"S3,/tmp,{release_manager.fqrn}@/etc/cvmfs/{OTHER_S3_CONFIG}"
+        prefix = self.params["source_s3_prefix"] or release_manager.fqrn
+        storage = f"S3,/tmp,{prefix}@/etc/cvmfs/{OTHER_S3_CONFIG}"
         return release_manager.server_once(extra_secrets=lent), {"source": storage}
 
 

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: cvmfs_gc
 short_description: Collect the garbage of a CernVM-FS repository
-version_added: 0.1.0
+version_added: 0.2.0
 description:
   - Deletes what no preserved revision of a repository needs, with C(cvmfs_server gc) in a release-manager container.
   - The newest revision and all named snapshots are preserved, and besides them what O(revisions) or O(newer_than) say.
@@ -20,6 +20,7 @@ extends_documentation_fragment:
   - cvmfs.publishing.release_manager
   - cvmfs.publishing.attributes
   - cvmfs.publishing.attributes.action_group
+  - cvmfs.publishing.attributes.upstream_engine
 attributes:
   check_mode:
     support: full
@@ -27,6 +28,10 @@ attributes:
       - The catalogs are read for that as otherwise; an open transaction is not in the way.
   diff_mode:
     support: full
+  upstream_engine:
+    support: full
+    details:
+      - The image's native publisher does it, and needs no CernVM-FS at all.
 options:
   revisions:
     description:
@@ -88,7 +93,13 @@ orphans:
   returned: success
   type: int
 orphan_bytes:
-  description: How many bytes these had. The sizes of other objects are not asked for.
+  description: How many bytes these had.
+  returned: success
+  type: int
+condemned_bytes:
+  description:
+    - How many bytes the data objects that are gone had.
+    - Null unless C(CVMFS_EXTENDED_GC_STATS) is true in C(server.conf), as each object has to be asked for its size.
   returned: success
   type: int
 seconds:

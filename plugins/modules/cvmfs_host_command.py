@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: cvmfs_host_command
 short_description: Install the command cvmfs-release-manager on a host
-version_added: 0.1.0
+version_added: 0.2.0
 description:
   - Installs C(cvmfs-release-manager), with which people edit repositories in place on a release manager's host, and
     with which timers run C(cvmfs_server).
@@ -19,6 +19,7 @@ author:
 extends_documentation_fragment:
   - cvmfs.publishing.attributes
   - cvmfs.publishing.attributes.action_group
+  - cvmfs.publishing.attributes.upstream_engine
 attributes:
   check_mode:
     support: full
@@ -26,6 +27,11 @@ attributes:
     support: partial
     details:
       - Shows the digests of the file.
+  upstream_engine:
+    support: partial
+    details:
+      - What the command does needs the versions that M(cvmfs.publishing.cvmfs_transaction) and
+        M(cvmfs.publishing.cvmfs_publish) need.
 options:
   path:
     description:

@@ -52,6 +52,7 @@ options:
       - If it is that of the certificate in O(directory), a new repository key with a new certificate takes its place.
         The old files are kept with the fingerprint's first eight digits behind their names. The master key stays.
       - The playbook C(cvmfs.publishing.rotate_keys) does the rest.
+    version_added: 0.2.0
     type: str
 seealso:
   - module: cvmfs.publishing.cvmfs_repository

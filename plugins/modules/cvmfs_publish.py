@@ -16,14 +16,13 @@ description:
   - The release-manager container is gone afterwards. If something fails, nothing is published. A transaction of its
     own is aborted then.
   - When nothing changes, there is no new revision.
-  - With an image of the upstream engine, CernVM-FS 2.8 or newer publishes. Sources are directories then, and
-    descriptions of tags are plain words. Hard links become separate files, as overlayfs has it.
 author:
   - The cvmfs.publishing authors (@cvmfs)
 extends_documentation_fragment:
   - cvmfs.publishing.release_manager
   - cvmfs.publishing.attributes
   - cvmfs.publishing.attributes.action_group
+  - cvmfs.publishing.attributes.upstream_engine
 attributes:
   check_mode:
     support: full
@@ -33,6 +32,12 @@ attributes:
     support: full
     details:
       - Shows the paths that are added, changed and removed.
+  upstream_engine:
+    support: partial
+    details:
+      - CernVM-FS 2.8.0 or newer publishes, and 2.8.1 or newer says in advance what would change.
+      - Sources are directories then, and descriptions of tags are plain words. Hard links become separate files, as
+        overlayfs has it.
 options:
   content:
     description:
@@ -109,6 +114,7 @@ options:
     description:
       - Whether to read every file of the sources. By default, files whose size, mode, owner and modification time are
         as published are taken as unchanged.
+      - What the storage has lost of these files is uploaded again.
     type: bool
     default: false
 seealso:

@@ -12,7 +12,7 @@ short_description: Create, change or remove a CernVM-FS repository in its bucket
 version_added: 0.1.0
 description:
   - Ensures that a repository exists in its S3 bucket, created with the keys that are given and with the options of its
-    C(server.conf).
+    C(server.conf). A time to live among them takes a second revision.
   - A repository that exists is never overwritten. It is verified to be signed with these keys, and anything else is
     refused.
   - Where C(CVMFS_REPOSITORY_TTL) or C(CVMFS_GARBAGE_COLLECTION) of C(server.conf) are others than its manifest says, a
@@ -25,28 +25,46 @@ extends_documentation_fragment:
   - cvmfs.publishing.release_manager
   - cvmfs.publishing.attributes
   - cvmfs.publishing.attributes.action_group
+  - cvmfs.publishing.attributes.upstream_engine
 attributes:
   check_mode:
     support: full
   diff_mode:
     support: full
+  upstream_engine:
+    support: full
+    details:
+      - The image's native publisher does it, and needs no CernVM-FS at all.
 options:
   state:
     description:
       - V(present) ensures that the repository exists, and is as C(server.conf) says.
       - V(absent) deletes all that it has in the bucket, for good. The keys, the bucket and the configuration of the
         host stay. No transaction may be open. It needs O(confirm).
+    version_added: 0.2.0
     type: str
     choices: [present, absent]
     default: present
   confirm:
     description:
       - The name of the repository once more, for O(state=absent).
+    version_added: 0.2.0
     type: str
   masterkey:
     description:
       - The master key of the repository, in PEM form.
-      - It is needed when the repository is to be created, and is on the host only while this lasts.
+      - It is needed when the repository is to be created. It stays on the controller, which signs a whitelist for
+        O(certificate) with it, and needs the Python package cryptography for that.
+    type: str
+  certificate:
+    description:
+      - The certificate of the repository key, in PEM form. It is needed when the repository is to be created.
+    version_added: 0.2.0
+    type: str
+  whitelist:
+    description:
+      - The signed whitelist of a new repository, in Base64. The action plugin fills it in.
+    version_added: 0.2.0
     type: str
   owner:
     description:
@@ -63,9 +81,7 @@ EXAMPLES = r"""
   cvmfs.publishing.cvmfs_repository:
     repository: software.example.org
     masterkey: "{{ lookup('ansible.builtin.file', keys_dir ~ '/software.example.org.masterkey', rstrip=false) }}"
-  no_log: true
-  vars:
-    ansible_pipelining: true
+    certificate: "{{ lookup('ansible.builtin.file', keys_dir ~ '/software.example.org.crt') }}"
 
 - name: Remove a repository for good
   cvmfs.publishing.cvmfs_repository:
@@ -128,6 +144,8 @@ class RepositoryModule(PublishingModule):
         state=dict(type="str", choices=["present", "absent"], default="present"),
         confirm=dict(type="str"),
         masterkey=dict(type="str", no_log=True),
+        certificate=dict(type="str"),
+        whitelist=dict(type="str"),
         owner=dict(type="str"),
         **ARGUMENT_SPEC,
     )
@@ -194,7 +212,9 @@ class RepositoryModule(PublishingModule):
     def _ensure_present(self, manifest):
         self.result["created"] = manifest is None
         self.after = {**_describe(manifest), "state": "present", **_repository.wanted_properties(self.release_manager)}
-        if manifest is None:
+        if manifest is None and self.params["whitelist"] is None:
+            self._ask_for_whitelist()
+        elif manifest is None:
             self._create()
         elif self.after != self.before:
             if self.release_manager.is_busy():
@@ -225,18 +245,15 @@ class RepositoryModule(PublishingModule):
         self.result["removed_objects"] = _repository.remove(self.release_manager, warn=self.module.warn)
 
     @trigger_change
+    def _ask_for_whitelist(self):
+        """Leave it to the action plugin, on the controller, to sign one, and to call again."""
+        self.result["to_sign"] = self.release_manager.whitelist_to_sign()
+
+    @trigger_change
     @skip_if_check_mode
     def _create(self):
-        fqrn = self.release_manager.fqrn
-        if not self.params["masterkey"]:
-            raise PublishingError(f"Repository {fqrn} does not exist, and cannot be created without masterkey")
-        keys = dict(masterkey=self.params["masterkey"], owner=self.params["owner"])
-        _repository.create(self.release_manager, **keys, warn=self.module.warn)
-        if self._look() is None:
-            raise PublishingError(
-                f"Repository {fqrn} was created, but {self.release_manager.stratum0_url} does not show it",
-                remedy="Is the URL the one of the bucket in s3.conf?",
-            )
+        _repository.create(self.release_manager, whitelist=self.params["whitelist"], owner=self.params["owner"])
+        self._look()
 
 
 def _describe(manifest):

@@ -20,6 +20,12 @@ extends_documentation_fragment:
   - cvmfs.publishing.attributes
   - cvmfs.publishing.attributes.info
   - cvmfs.publishing.attributes.action_group
+options:
+  certificate:
+    description:
+      - A certificate in PEM form, of which the result then says whether the whitelist lists it.
+    version_added: 0.2.0
+    type: str
 seealso:
   - module: cvmfs.publishing.cvmfs_verify
 """
@@ -77,9 +83,12 @@ whitelist:
       description: Whether clients refuse the repository.
       type: bool
     fingerprints:
-      description: The hashes of the certificates that may sign.
+      description: The hashes of the certificates that may sign, by the repository's hash algorithm.
       type: list
       elements: str
+    lists_certificate:
+      description: Whether O(certificate) is one of them; null if none was given.
+      type: bool
 tags:
   description: The named snapshots, newest first.
   returned: success
@@ -156,7 +165,7 @@ import datetime
 
 from ansible_collections.cvmfs.publishing.plugins.module_utils._manifest import WhitelistExpired
 from ansible_collections.cvmfs.publishing.plugins.module_utils._module import PublishingModule
-from ansible_collections.cvmfs.publishing.plugins.module_utils._reader import Repository, timestamp
+from ansible_collections.cvmfs.publishing.plugins.module_utils._reader import Repository, certificate_der, timestamp
 from ansible_collections.cvmfs.publishing.plugins.module_utils._release_manager import (
     READER_ARGUMENT_SPEC,
     reader_options,
@@ -164,7 +173,7 @@ from ansible_collections.cvmfs.publishing.plugins.module_utils._release_manager 
 
 
 class RepositoryInfo(PublishingModule):
-    argument_spec = READER_ARGUMENT_SPEC
+    argument_spec = dict(certificate=dict(type="str"), **READER_ARGUMENT_SPEC)
     module_options = dict(required_one_of=[("url", "repository")])
 
     def execute(self):
@@ -173,6 +182,7 @@ class RepositoryInfo(PublishingModule):
         with contextlib.suppress(WhitelistExpired):  # that is one of the facts
             repository.revision()
         manifest, whitelist = repository.manifest(), repository.whitelist()
+        certificate = self.params["certificate"]
         left = whitelist.expires - datetime.datetime.now(datetime.timezone.utc)
         self.result.update(
             repository=manifest.repository,
@@ -191,6 +201,7 @@ class RepositoryInfo(PublishingModule):
                 days_left=round(left / datetime.timedelta(days=1), 2),
                 expired=whitelist.is_expired(),
                 fingerprints=list(whitelist.fingerprints),
+                lists_certificate=whitelist.lists(certificate_der(certificate.encode())) if certificate else None,
             ),
         )
 

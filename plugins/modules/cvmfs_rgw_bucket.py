@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: cvmfs_rgw_bucket
 short_description: Limit a bucket of Ceph's object gateway, and tell what is in it
-version_added: 0.1.0
+version_added: 0.2.0
 description:
   - Ensures that a bucket of the Ceph Object Gateway (RGW) has a quota, by C(radosgw-admin) or by the gateway's admin
     API.

@@ -51,19 +51,23 @@ options:
     description:
       - How many buckets the user may have. 0 is without limit, and with V(-1) the user cannot create any.
       - By default it is left as it is, or what the gateway gives to new users.
+    version_added: 0.2.0
     type: int
   access_key:
     description:
       - Which of the user's keys to return. If it is not set, or if the user does not have it, another one is returned.
+    version_added: 0.2.0
     type: str
   replaces:
     description:
       - An access key to replace. If the user has no other key, the gateway generates one, and that one is returned.
       - Both keys work then, until the old one is among O(remove_keys).
+    version_added: 0.2.0
     type: str
   remove_keys:
     description:
       - Access keys that the user should not have. The last one is not removed.
+    version_added: 0.2.0
     type: list
     elements: str
     default: []

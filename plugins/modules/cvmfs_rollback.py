@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: cvmfs_rollback
 short_description: Publish an old revision of a CernVM-FS repository once more
-version_added: 0.1.0
+version_added: 0.2.0
 description:
   - Publishes the content of an old revision as the newest one. Clients see it as any other new revision.
   - Tags of the revisions in between are removed. The tag that is gone back to then names the new revision.
@@ -20,11 +20,16 @@ extends_documentation_fragment:
   - cvmfs.publishing.release_manager
   - cvmfs.publishing.attributes
   - cvmfs.publishing.attributes.action_group
+  - cvmfs.publishing.attributes.upstream_engine
 attributes:
   check_mode:
     support: full
   diff_mode:
     support: full
+  upstream_engine:
+    support: full
+    details:
+      - The image's native publisher does it, and needs no CernVM-FS at all.
 options:
   tag:
     description:
@@ -157,7 +162,7 @@ class Rollback(PublishingModule):
     @trigger_change
     @skip_if_check_mode
     def _roll_back(self):
-        report = self.release_manager.server_once().rollback(tag=self.params["tag"])
+        report = self.release_manager.server_once().rollback(tag=self.params["tag"], undo=self.params["undo"])
         for warning in report["warnings"]:
             self.module.warn(warning)
         self.result.update({key: report[key] for key in ("revision", "root_hash", "previous_revision")})

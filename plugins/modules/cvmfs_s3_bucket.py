@@ -54,12 +54,14 @@ options:
         policy, and they cannot write to the other repositories of the bucket.
       - They are given by the repository's fully qualified name, each as the ID of a user of the Ceph Object Gateway or
         as the ARN of a user of another service.
+    version_added: 0.2.0
     type: dict
     default: {}
   cors_origins:
     description:
       - Whose web pages may read the bucket in a browser, such as V(https://dashboard.example.org), or V(*) for all.
       - By default the bucket's CORS rules are left as they are. With an empty list there are none.
+    version_added: 0.2.0
     type: list
     elements: str
   placement:

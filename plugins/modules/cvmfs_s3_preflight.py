@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: cvmfs_s3_preflight
 short_description: Prove that an S3 bucket is good for publishing, and measure it
-version_added: 0.1.0
+version_added: 0.2.0
 description:
   - Proves with probe objects, which it removes again, that the service honours C(If-None-Match) and C(If-Match) on
     C(PUT), on which concurrent release managers rely; that everybody can read; that what does not exist answers 404;

@@ -41,6 +41,7 @@ options:
   user:
     description:
       - The user of the host whose engine it is, if this is root. By default it is the one who runs the module.
+    version_added: 0.2.0
     type: str
   repository:
     description:

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: cvmfs_signing_service
 short_description: Have the container that signs for a repository's publishers
-version_added: 0.1.0
+version_added: 0.2.0
 description:
   - Runs C(cvmfs-signer) in a container of its own, which alone has the repository key. It signs manifests for
     publishing containers that hold the repository's lease.
@@ -24,11 +24,16 @@ extends_documentation_fragment:
   - cvmfs.publishing.release_manager
   - cvmfs.publishing.attributes
   - cvmfs.publishing.attributes.action_group
+  - cvmfs.publishing.attributes.upstream_engine
 attributes:
   check_mode:
     support: full
   diff_mode:
     support: full
+  upstream_engine:
+    support: none
+    details:
+      - CernVM-FS's own tools sign with a key that they have themselves.
 options:
   state:
     description:

@@ -19,11 +19,16 @@ extends_documentation_fragment:
   - cvmfs.publishing.release_manager
   - cvmfs.publishing.attributes
   - cvmfs.publishing.attributes.action_group
+  - cvmfs.publishing.attributes.upstream_engine
 attributes:
   check_mode:
     support: full
   diff_mode:
     support: full
+  upstream_engine:
+    support: partial
+    details:
+      - CernVM-FS 2.8.0 or newer edits tags, whose descriptions are plain words then.
 options:
   name:
     description:

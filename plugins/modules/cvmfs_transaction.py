@@ -19,16 +19,23 @@ extends_documentation_fragment:
   - cvmfs.publishing.release_manager
   - cvmfs.publishing.attributes
   - cvmfs.publishing.attributes.action_group
+  - cvmfs.publishing.attributes.upstream_engine
 attributes:
   check_mode:
     support: full
   diff_mode:
     support: full
+  upstream_engine:
+    support: partial
+    details:
+      - CernVM-FS 2.8.0 or newer opens and aborts transactions, and 2.8.1 or newer says what was changed in them.
+      - A transaction is on the whole repository, which is mounted in the container in any case.
 options:
   state:
     description:
       - V(open) opens a transaction. If the one with O(id) is open already, it is left as it is.
-      - V(aborted) drops the transaction with O(id), and removes its container.
+      - V(aborted) drops the transaction with O(id), and removes its container. One that was edited in place and then
+        interrupted, as by a power cut, is left alone with a warning unless its lease still has that O(id).
     type: str
     choices: [open, aborted]
     default: open
@@ -48,6 +55,7 @@ options:
         published, for example by C(podman exec -it cvmfs-<repository> bash).
       - The container gets C(/dev/fuse) and the capability SYS_ADMIN, which rootless podman confines to the user's own
         namespace. Transactions that only publish directories and tar files need neither.
+    version_added: 0.2.0
     type: bool
     default: false
   retry_timeout:
@@ -59,6 +67,8 @@ options:
   force:
     description:
       - With O(state=aborted), drops whichever transaction is open, also one that was opened on another host.
+      - A garbage collection and the like are ended as well. Nobody can publish for up to four minutes then, since the
+        storage may still carry out their deletions; a warning says how long.
     type: bool
     default: false
 seealso:
@@ -193,10 +203,10 @@ class Transaction(PublishingModule):
         elif current is not None:
             self.after = self.before  # somebody else's
         else:
-            if self.params["force"] and self.release_manager.published().lease() is not None:
-                self._break_lease()
+            if self.params["force"]:
+                self._ensure_broken(self.release_manager.published().lease())
             if self.release_manager.has_container():
-                self._remove_container()
+                self._clear()
             if not self.params["force"]:
                 self._tell_of_lease()
 
@@ -204,9 +214,18 @@ class Transaction(PublishingModule):
     @skip_if_check_mode
     def _abort(self, current):
         try:
-            self.release_manager.server().abort(transaction_id=current["id"])
+            # Whoever uses what it has mounted loses that in a moment anyway
+            self.release_manager.server().abort(transaction_id=current["id"], force=True)
         finally:
             self.release_manager.remove_container()
+
+    def _clear(self):
+        """Remove a container in which nothing is open, unless somebody may go on in it."""
+        work = None if self.params["force"] else self.release_manager.interrupted_work(but=self.params["id"])
+        if work:
+            self.module.warn(work)
+        else:
+            self._remove_container()
 
     def _tell_of_lease(self):
         """Warn if the transaction has lost its container, which could not give the lease back."""
@@ -217,11 +236,18 @@ class Transaction(PublishingModule):
                 "in others' way for some minutes, unless you break it with the playbook cvmfs.publishing.abort."
             )
 
+    def _ensure_broken(self, lease):
+        if lease is not None and lease.is_broken:
+            self.module.warn(self.release_manager.broken_lease(lease))
+        elif lease is not None:
+            self._break_lease()
+
     @trigger_change
     @skip_if_check_mode
     def _break_lease(self):
         """Abort a transaction of another host, or of a container that is gone."""
-        self.release_manager.server_once().abort(force=True)
+        for warning in self.release_manager.server_once().abort(force=True).get("warnings", ()):
+            self.module.warn(warning)
 
     @trigger_change
     @skip_if_check_mode

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from conftest import CONFINED, RELEASE_MANAGER, Engine
@@ -75,6 +76,33 @@ def test_the_kernels_overlay(engine: Engine) -> None:
     union = edit(engine, *CONFINED, *MOUNTING)
     assert " - overlay " in union
     assert ("userxattr" in union) == (engine.user != "root")
+
+
+def test_a_container_that_is_stopped_and_started(engine: Engine) -> None:
+    """Nothing that was written is lost, and what is open in a shell is no hindrance."""
+    places = ["--env", "CVMFS_CONFIG_DIR=/var/spool/cvmfs/etc", "--volume", "/var/spool/cvmfs"]
+    options = [*CONFINED, *MOUNTING, *places, "--network", "none"]
+    name = f"{engine.prefix}-stopped"
+    engine.output("run", "--detach", "--name", name, *options, RELEASE_MANAGER)
+
+    def execute(script: str) -> str:
+        return engine.output("exec", name, "bash", "-ec", script)
+
+    try:
+        execute(f"cd /var/spool/cvmfs; {MKFS}".replace("/tmp", "$PWD"))  # noqa: S108
+        execute(f"cvmfs_server transaction --interactive {FQRN} && echo content >/cvmfs/{FQRN}/file")
+        engine.output("exec", "--detach", "--workdir", f"/cvmfs/{FQRN}", name, "sh", "-c", "sleep 600 >open")
+        execute(f"until [ -e /cvmfs/{FQRN}/open ]; do sleep 0.1; done")
+        start = time.monotonic()
+        engine.output("stop", "--time", "20", name)
+        assert time.monotonic() - start < 18, "it was killed"
+        assert engine.output("inspect", "--format", "{{.State.ExitCode}}", name) == "0"
+        engine.output("start", name)
+        execute(f"cvmfs_server mount {FQRN} && cvmfs_server publish {FQRN} && cvmfs_server check -i {FQRN}")
+        execute(f"cvmfs_server transaction --interactive {FQRN}")
+        assert execute(f"cd /cvmfs/{FQRN} && cat file && ls").split() == ["content", "file", "new_repository", "open"]
+    finally:
+        engine("rm", "--force", "--volumes", name)
 
 
 def test_no_added_capability(podman: Engine) -> None:

@@ -123,7 +123,7 @@ def test_stays_until_it_is_told_to_end(engine: Engine) -> None:
         assert engine.output("exec", container, "cat", "/proc/1/comm") == "catatonit"
         start = time.monotonic()
         engine.output("stop", "--time", "20", container)
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 18, "it was killed"
         assert engine.output("inspect", "--format", "{{.State.ExitCode}}", container) == "0"
     finally:
         engine("rm", "--force", "--volumes", container)
@@ -143,11 +143,9 @@ def test_change_of_the_code_rebuilds_the_last_layer_only(podman: Engine, tmp_pat
     image = f"localhost/{podman.prefix}-changed:1"
     stage = f"localhost/{podman.prefix}-stage:1"
     build = ["build", "--build-arg", f"BASE={BASE}", "--file", str(context / "Containerfile")]
-    start = time.monotonic()
     try:
         podman.output(*build, "--target", "package", "--tag", stage, str(context))
         podman.output(*build, "--tag", image, str(context))
-        seconds = time.monotonic() - start
         original = inspect(podman, RELEASE_MANAGER, ".RootFS.Layers")
         changed = inspect(podman, image, ".RootFS.Layers")
     finally:
@@ -156,7 +154,6 @@ def test_change_of_the_code_rebuilds_the_last_layer_only(podman: Engine, tmp_pat
     assert isinstance(changed, list)
     different = [number for number, layer in enumerate(changed) if layer != original[number]]
     assert different == [len(original) - 1]
-    assert seconds < 30
 
 
 @pytest.mark.parametrize("buildkit", ["0", "1"])

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import re
@@ -34,12 +35,6 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 RADOSGW_ADMIN = ["podman", "exec", os.environ.get("CVMFS_TEST_CEPH", ""), "radosgw-admin"]
 IMAGE = os.environ.get("CVMFS_TEST_IMAGE", "localhost/cvmfs-release-manager:native")
 ENGINES = ["podman", pytest.param("docker", marks=pytest.mark.docker)]
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Make the markers known by which make selects."""
-    config.addinivalue_line("markers", "docker: needs a docker daemon (tools/with-docker)")
-    config.addinivalue_line("markers", "extended: takes minutes (make test-site)")
 
 
 @dataclasses.dataclass
@@ -72,6 +67,14 @@ class Site:
     "What is said about the storage besides endpoint and bucket."
     server: dict[str, Any] = dataclasses.field(default_factory=dict)
     "What is said in server.conf besides the defaults."
+
+    @classmethod
+    def without_storage(cls, directory: pathlib.Path) -> Site:
+        """Return a site that has no hosts yet, and nothing to do with the storage."""
+        _link_collection(directory)
+        (directory / "ansible.cfg").touch()  # none of the user's
+        (directory / "inventory.yml").write_text("all: {}\n")
+        return cls(directory, "software.example.org", "podman", "http://127.0.0.1:9")
 
     @property
     def access_key(self) -> str:
@@ -152,6 +155,22 @@ class Site:
         (self.directory / "ansible.cfg").touch()  # none of the user's
         (self.directory / "inventory.yml").write_text(yaml.safe_dump(inventory))
 
+    @contextlib.contextmanager
+    def first_host_away(self) -> Iterator[str]:
+        """Have one more release manager's host, the first of them, which cannot be reached; its name."""
+        path = self.directory / "inventory.yml"
+        before = path.read_text()
+        inventory = yaml.safe_load(before)
+        away = {**inventory["all"]["hosts"]["localhost"], "ansible_connection": "ssh", "ansible_host": "127.0.0.1"}
+        away["ansible_ssh_executable"] = "/bin/false"
+        inventory["all"]["hosts"]["away"] = away
+        inventory["release_managers"]["hosts"] = {"away": None, **inventory["release_managers"]["hosts"]}
+        path.write_text(yaml.safe_dump(inventory, sort_keys=False))
+        try:
+            yield "away"
+        finally:
+            path.write_text(before)
+
     def play(self, playbook: str, *options: str, **variables: Any) -> Run:
         """Run a playbook of the collection with variables, which the command line shows."""
         command = ["ansible-playbook", "-i", "inventory.yml", str(ROOT / "playbooks" / f"{playbook}.yml"), *options]
@@ -178,6 +197,11 @@ class Site:
     def verify(self, source: pathlib.Path, base_dir: str) -> Run:
         """Run the playbook verify.yml."""
         return self.play("verify", repository=self.repository, source=str(source), base_dir=base_dir)
+
+    def resign(self, *options: str) -> Run:
+        """Have the whitelist signed for longer than it is valid already."""
+        left = math.ceil(self.manager("cvmfs_repository_info")["whitelist"]["days_left"])
+        return self.play("resign", *options, min_days=left + 1, days=left + 30)
 
     def revision(self) -> int:
         """The newest revision, as everybody sees it."""
@@ -221,11 +245,19 @@ class Site:
         return Run(done.returncode, done.stdout + done.stderr)
 
 
+def _link_collection(directory: pathlib.Path) -> None:
+    """Make the checkout known under the collection's name."""
+    link = directory / "collections" / "ansible_collections" / "cvmfs" / "publishing"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(ROOT)
+
+
 @contextlib.contextmanager
 def running_site(
     directory: pathlib.Path,
     engine: str,
     *,
+    repository: str | None = None,
     endpoint: str | None = None,
     s3: dict[str, Any] | None = None,
     server: dict[str, Any] | None = None,
@@ -234,18 +266,16 @@ def running_site(
 ) -> Iterator[Site]:
     """Have a site with an empty repository, for as long as the context lasts; with none unless it `is_created`.
 
-    `endpoint` is the storage by another way, `s3` what is said about it besides, `server` is for server.conf, and
-    `variables` are for the inventory.
+    `repository` is its name, by default a new one, `endpoint` is the storage by another way, `s3` what is said about
+    it besides, `server` is for server.conf, and `variables` are for the inventory.
     """
     if "CVMFS_TEST_S3_ENDPOINT" not in os.environ:
         pytest.skip("CVMFS_TEST_S3_ENDPOINT is not set: there is no S3 storage to test with")
     if engine == "docker" and "CVMFS_TEST_DOCKER" not in os.environ:
         pytest.skip("CVMFS_TEST_DOCKER is not set: there is no docker to test with")
     _have_image(engine)
-    link = directory / "collections" / "ansible_collections" / "cvmfs" / "publishing"
-    link.parent.mkdir(parents=True)
-    link.symlink_to(ROOT)
-    repository = f"test-{uuid.uuid4().hex[:12]}.example.org"
+    _link_collection(directory)
+    repository = repository or f"test-{uuid.uuid4().hex[:12]}.example.org"
     site = Site(directory, repository, engine, endpoint or os.environ["CVMFS_TEST_S3_ENDPOINT"], s3 or {}, server or {})
     site.write_inventory(**variables)
     try:
@@ -259,7 +289,7 @@ def running_site(
 @pytest.fixture(scope="session", params=ENGINES)
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A site with a repository, which the tests share."""
-    with running_site(tmp_path_factory.mktemp("site"), request.param) as site:
+    with running_site(tmp_path_factory.mktemp("site"), request.param, server={"CVMFS_REPOSITORY_TTL": 120}) as site:
         yield site
 
 

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tasks with the results that a playbook sees, and the bucket as its owner sees it."""
+"""Tasks with the results that a playbook sees, what happens meanwhile, and the bucket as its owner sees it."""
 
 from __future__ import annotations
 
 import json
+import os
 import pathlib
+import shutil
 import uuid
 from typing import Any
 
@@ -67,6 +69,14 @@ class Bucket:
             config=Config(s3={"addressing_style": "path"}),
         )
 
+    def put(self, key: str, data: bytes) -> None:
+        """Have an object of the repository be another one."""
+        self._client.put_object(Bucket=self._name, Key=f"{self._name}/{key}", Body=data)
+
+    def remove(self, key: str) -> None:
+        """Lose an object of the repository."""
+        self._client.delete_object(Bucket=self._name, Key=f"{self._name}/{key}")
+
     def objects(self, *, lease: bool = True) -> dict[str, str]:
         """The ETags of all objects; without `lease`, of those that every transaction does not write anyway."""
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._name)
@@ -80,3 +90,12 @@ def grow(directory: pathlib.Path, files: int) -> None:
         folder = directory / f"d{number // 500}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"f{number}").write_bytes(uuid.uuid4().bytes * 64)
+
+
+def before_the_engine(site: Site, directory: pathlib.Path, script: str) -> str:
+    """Return a PATH on which a script runs whenever the engine is called, before it."""
+    (directory / "bin").mkdir()
+    engine = directory / "bin" / site.engine
+    engine.write_text(f'#!/bin/sh\n{script}\nexec {shutil.which(site.engine)} "$@"\n')
+    engine.chmod(0o755)
+    return f"{engine.parent}:{os.environ['PATH']}"

@@ -56,10 +56,11 @@ def files(root: str) -> Iterator[tuple[str, int]]:
             path = os.path.join(directory, leaf)
             try:
                 mode = os.lstat(path).st_mode
+                permitted = _permitted(path, mode)
             except OSError:
-                continue
+                continue  # it has gone, or a directory on the way has
             if stat.S_ISREG(mode):
-                yield path, _permitted(path, mode)
+                yield path, permitted
 
 
 def _permitted(path: str, mode: int) -> int:

@@ -167,6 +167,10 @@ class TestRemoval:
 
     def test_everything_goes_but_the_keys(self, site: Site) -> None:
         wanted = {"repository": site.repository, "state": "absent", "confirm": site.repository}
+        with site.first_host_away() as away:
+            run = site.play("repository", **wanted).expect(4)
+            assert f"{away}, which is to delete what is published in {site.repository}, could not" in run.output
+        assert secret_names(site)
         before = Bucket(site).objects()
         assert site.play("repository", "--check", "--diff", **wanted).expect().changed > 0
         assert Bucket(site).objects() == before

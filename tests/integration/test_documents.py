@@ -9,6 +9,7 @@ import pathlib
 import pytest
 
 from . import documents
+from .conftest import ROOT
 
 
 def run(tmp_path: pathlib.Path, text: str, **names: str) -> int:
@@ -62,3 +63,8 @@ def test_what_is_not_run_says_why(tmp_path: pathlib.Path) -> None:
 def test_output_without_a_command(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match="line 2"):
         run(tmp_path, "```console\noutput\n```\n")
+
+
+@pytest.mark.parametrize("guide", sorted((ROOT / "docs").glob("*.md")), ids=lambda guide: guide.stem)
+def test_each_block_of_our_guides_begins_with_a_command(guide: pathlib.Path) -> None:
+    assert all(block.commands for block in documents.blocks(guide))

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from .conftest import IMAGE, Site, running_site
-from .plays import run_tasks
+from .plays import before_the_engine, run_tasks
 from .terminal import Terminal
 
 pytestmark = pytest.mark.extended
@@ -82,7 +82,7 @@ def test_edit_and_publish(site: Site, command: list[str]) -> None:
         terminal.type("exit")
         assert "2 added" in terminal.expect(QUESTION)
         terminal.type("diff")
-        assert "[add] /edited/answer" in terminal.expect(QUESTION)
+        assert f"[add] /cvmfs/{site.repository}/edited/answer" in terminal.expect(QUESTION)
         terminal.type("publish first-edit")
         terminal.expect(f"published revision {before + 1}, tagged first-edit")
         assert terminal.end() == 0
@@ -151,18 +151,23 @@ def test_who_still_writes_is_named(site: Site, command: list[str]) -> None:
         assert terminal.end() == 0
 
 
-def test_a_power_cut(site: Site, command: list[str]) -> None:
+@pytest.mark.parametrize("ends", [["kill", "--signal", "KILL"], ["stop"]], ids=["power cut", "restart of the host"])
+def test_an_interrupted_container(site: Site, command: list[str], ends: list[str]) -> None:
     with Terminal([*command, "shell", site.repository]) as terminal:
         terminal.expect("is writable")
         terminal.type("mkdir survivor && echo written >survivor/file && sync && echo done-$((40+2))")
         terminal.expect("done-42")
-        site.engine_command("kill", "--signal", "KILL", site.container)
+        site.engine_command(*ends, site.container)
+        terminal.expect("has been interrupted. Go on with it: ")
+        terminal.end()
+    assert not site.manager("cvmfs_transaction", state="aborted", id="another")["changed"]
     assert status(site, command)["interrupted"]
     with Terminal([*command, "shell", site.repository]) as terminal:
         terminal.expect("has been interrupted. Go on with it: ")
         assert terminal.end() == 1
+    assert "has been interrupted" in site.manager("cvmfs_transaction")["msg"]
     with Terminal([*command, "attach", site.repository]) as terminal:
-        terminal.type("cat survivor/file; exit")
+        terminal.type("cat survivor/file; rm -r survivor; exit")
         terminal.expect("written\r\n")
         terminal.expect(QUESTION)
         terminal.type("publish")
@@ -227,6 +232,24 @@ def test_run_aborts_what_fails(site: Site, command: list[str], tmp_path: pathlib
     assert status(site, command)["lease"] is None
 
 
+def test_run_keeps_for_a_person_what_could_not_be_published(
+    site: Site, command: list[str], source: pathlib.Path
+) -> None:
+    site.publish(source, "sw/kept").expect()
+    script = f"echo hours of work >/cvmfs/{site.repository}/outside"
+    with Terminal([*command, "run", f"{site.repository}/sw/kept", "--", "sh", "-c", script]) as terminal:
+        terminal.expect("The transaction stays open")
+        assert terminal.end() == 1
+    with Terminal([*command, "attach", site.repository]) as terminal:
+        terminal.type(f"cat /cvmfs/{site.repository}/outside; exit")
+        terminal.expect("hours of work\r\n")
+        terminal.expect(QUESTION)
+        terminal.type("abort")
+        terminal.expect("Sure")
+        terminal.type("yes")
+        assert terminal.end() == 0
+
+
 def test_run_that_is_told_to_end_aborts(site: Site, command: list[str], tmp_path: pathlib.Path) -> None:
     with subprocess.Popen([*command, "run", site.repository, "--", "sleep", "600"], cwd=tmp_path) as process:
         deadline = time.monotonic() + 60
@@ -239,6 +262,29 @@ def test_run_that_is_told_to_end_aborts(site: Site, command: list[str], tmp_path
         process.terminate()
         assert process.wait(timeout=60) == 128 + signal.SIGTERM
     assert status(site, command)["lease"] is None
+
+
+def test_nobody_is_shown_what_is_the_engines(site: Site, command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its storage has the secrets of other containers."""
+    publishing = ["run", "--source", "@SOURCE@", site.repository, "--", "true"]
+    storage = site.engine_command("info", "--format", "{{.Store.GraphRoot}}").strip()
+    monkeypatch.setenv("SUDO_USER", "nobody")
+    for source in ("/", "/run", storage, f"{storage}/secrets", str(pathlib.Path(storage).parent)):
+        words = [word.replace("@SOURCE@", source) for word in publishing]
+        assert "No container may see" in run(command, *words, rc=1)
+
+
+def test_what_is_shown_is_what_was_looked_at(
+    site: Site, command: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner of a source puts a link there, just before the engine starts the container."""
+    source = tmp_path / "source"
+    source.mkdir()
+    swap = f'case "$*" in "run -d "*) mv {source} {source}.old; ln -s /etc {source};; esac'
+    monkeypatch.setenv("PATH", before_the_engine(site, tmp_path, swap))
+    words = ["run", "--source", str(source), site.repository, "--", "true"]
+    assert "was replaced while the container started" in run(command, *words, rc=1)
+    assert status(site, command)["transaction"] is None
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .conftest import Site, running_site
+from .conftest import RADOSGW_ADMIN, Site, running_site
 
 pytestmark = pytest.mark.extended
 
@@ -45,6 +45,57 @@ def test_the_playbooks_need_no_files(sealed: Site, source: pathlib.Path) -> None
     assert sealed.revision() == before + 1
     sealed.play("verify", *options, repository=sealed.repository, source=str(source), base_dir="sw").expect()
     assert sealed.play("resign", *options, min_days=40, days=60).expect().changed == 1
+    kept, copies = sealed.directory / "backup", sealed.directory / "copies"
+    run = sealed.play("backup", *options, backup_dir=str(kept), bucket_dir=str(copies)).expect()
+    assert f"{sealed.repository}: what the inventory says, and revision {before + 1} with" in run.output
+    assert "is in the backup, without what is in cvmfs_keys and cvmfs_masterkeys: back that up" in run.output
+    assert [path.name for path in kept.rglob("*") if path.is_file()] == ["repository.yml"]
+    assert sealed.play("restore", *options, backup_dir=str(kept)).expect().changed == 0
+    assert not sealed.keys.exists()
+
+
+def test_credentials_that_are_not_those_of_the_storage(sealed: Site) -> None:
+    options = ("--vault-password-file", "password", "--extra-vars", "@vault.yml")
+    wrong = "{{ vault_keys[item].s3_conf | regex_replace('(SECRET_KEY=)', '\\\\1x') }}"
+    changed = {sealed.repository: {"s3_conf": wrong.replace("item", f"'{sealed.repository}'")}}
+    run = sealed.play("storage", *options, cvmfs_keys=changed).expect(2)
+    assert "given for CVMFS_S3_SECRET_KEY. See to it where it is kept" in run.output
+    assert not sealed.keys.exists()
+
+
+def test_new_credentials_come_from_where_they_are_kept(sealed: Site, source: pathlib.Path) -> None:
+    options = ("--vault-password-file", "password", "--extra-vars", "@vault.yml")
+    user = f"--uid=cvmfs-{sealed.repository}-publisher"
+
+    def administer(*arguments: str) -> list[dict[str, str]]:
+        done = subprocess.run([*RADOSGW_ADMIN, *arguments, user], check=True, capture_output=True)
+        return json.loads(done.stdout)["keys"]
+
+    (old,) = administer("user", "info")
+    rotation = {"repository": sealed.repository, "replaces": old["access_key"]}
+    asked = sealed.play("rotate_s3_keys", *options, repository=sealed.repository).expect(2)
+    assert f"That of {sealed.repository} is {old['access_key']}" in asked.output
+    refused = sealed.play("rotate_s3_keys", *options, **rotation).expect(2)
+    assert "Make a second key, with `radosgw-admin key create --uid=" in " ".join(refused.output.split())
+    assert administer("user", "info") == [old]
+
+    keys = administer("key", "create", "--key-type=s3", "--gen-access-key", "--gen-secret")
+    (new,) = (key for key in keys if key["access_key"] != old["access_key"])
+    conf = "{{ vault_keys['R'].s3_conf | replace('OLD_KEY', 'NEW_KEY') | replace('OLD_SECRET', 'NEW_SECRET') }}"
+    for name, value in {
+        "R": sealed.repository,
+        "OLD_KEY": old["access_key"],
+        "NEW_KEY": new["access_key"],
+        "OLD_SECRET": old["secret_key"],
+        "NEW_SECRET": new["secret_key"],
+    }.items():
+        conf = conf.replace(f"'{name}'", f"'{value}'")
+    given = {kind: f"{{{{ vault_keys['{sealed.repository}'].{kind} }}}}" for kind in ("pub", "crt", "key")}
+    sealed.write_inventory(cvmfs_keys={sealed.repository: {**given, "s3_conf": conf}})
+    sealed.play("rotate_s3_keys", *options, **rotation).expect()
+    assert [key["access_key"] for key in administer("user", "info")] == [new["access_key"]]
+    assert sealed.play("rotate_s3_keys", *options, **rotation).expect().changed == 0
+    sealed.publish(source, "sw", *options).expect()
     assert not sealed.keys.exists()
 
 

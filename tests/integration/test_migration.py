@@ -6,11 +6,15 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import re
+import signal
 import subprocess
 import sys
+import urllib.error
 from collections.abc import Iterator
 
 import pytest
+import yaml
 
 from . import documents
 from .conftest import ENGINES, ROOT, Site, running_site
@@ -18,6 +22,20 @@ from .conftest import ENGINES, ROOT, Site, running_site
 pytestmark = pytest.mark.extended
 
 PROGRAM = pathlib.Path(sys.executable).with_name("cvmfs_server")
+_KILLER = """\
+#!{python}
+import os, pathlib, signal, subprocess, sys
+status = subprocess.run([{program!r}, *sys.argv[1:]]).returncode
+once = pathlib.Path({once!r})
+if once.exists():
+    once.unlink()
+    pid, found = os.getppid(), []
+    while pid > 1:
+        found += [pid] if b"ansible-playbook" in pathlib.Path(f"/proc/{{pid}}/cmdline").read_bytes() else []
+        pid = int(pathlib.Path(f"/proc/{{pid}}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(found[-1], signal.SIGKILL)
+sys.exit(status)
+"""
 
 
 @dataclasses.dataclass
@@ -54,6 +72,21 @@ class OldReleaseManager:
         server_conf = self.config / "repositories.d" / self.repository / "server.conf"
         settings = f"CVMFS_SPOOL_DIR={self.directory}/spool\nCVMFS_UNION_FS_TYPE=none\nCVMFS_REPOSITORY_TTL=120\n"
         server_conf.write_text(server_conf.read_text() + settings)
+        (self.config / "server.local").write_text("CVMFS_AUTO_TAG=false\nCVMFS_FILE_MBYTE_LIMIT=2000\n")
+
+    def kill_the_controller_once(self, site: Site) -> None:
+        """Have the site's Ansible end when its first command of ``cvmfs_server`` has."""
+        programs, once = self.directory / "programs", self.directory / "once"
+        programs.mkdir()
+        once.touch()
+        (programs / "cvmfs_server").write_text(
+            _KILLER.format(python=sys.executable, program=str(PROGRAM), once=str(once))
+        )
+        python = self.directory / "python"
+        python.write_text(f'#!/bin/sh\nPATH={programs}:$PATH exec {sys.executable} "$@"\n')
+        for path in (programs / "cvmfs_server", python):
+            path.chmod(0o755)
+        site.write_inventory(ansible_python_interpreter=str(python))
 
     def publish(self, source: pathlib.Path, *arguments: str) -> None:
         """Publish a directory."""
@@ -83,6 +116,8 @@ def test_there_and_back(site: Site, old: OldReleaseManager, source: pathlib.Path
     assert site.play("import", "--check", **importing).expect().changed > 0
     first = site.play("import", **importing).expect()
     assert "CVMFS_REPOSITORY_TTL=120" in first.output
+    assert "CVMFS_FILE_MBYTE_LIMIT=2000" in first.output
+    assert "CVMFS_AUTO_TAG=false" not in first.output  # server.conf says something else
     assert "run this again, and in the end with -e cut_over=true" in first.output
     assert site.play("import", **importing).expect().changed == 0
     for kind in ("pub", "crt", "key", "masterkey"):
@@ -92,7 +127,9 @@ def test_there_and_back(site: Site, old: OldReleaseManager, source: pathlib.Path
     # What comes meanwhile, and the cut-over, after which nobody can publish there
     (source / "more").write_text("more")
     old.publish(source)
-    assert site.play("import", cut_over=True, **importing).expect().changed > 0
+    old.kill_the_controller_once(site)
+    site.play("import", cut_over=True, **importing).expect(-signal.SIGKILL)
+    assert "transaction" in old.server("transaction", check=False).stderr
     assert site.play("import", cut_over=True, **importing).expect().changed == 0
     assert "transaction" in old.server("transaction", check=False).stderr
     site.verify(source, "sw").expect()
@@ -117,6 +154,76 @@ def test_there_and_back(site: Site, old: OldReleaseManager, source: pathlib.Path
     assert "v1" in old.server("tag", "-l").stdout
 
 
+def to_be_imported(site: Site) -> dict[str, object]:
+    """What the inventory says about the repository until it is there."""
+    return {site.repository: {"create": False, "s3": {"endpoint": site.endpoint, "bucket": site.repository}}}
+
+
+def test_site_does_not_create_what_is_to_be_imported(site: Site, old: OldReleaseManager, source: pathlib.Path) -> None:
+    old.publish(source)
+    site.write_inventory(cvmfs_repositories=to_be_imported(site))
+    site.play("site").expect()
+    assert site.play("site").expect().changed == 0
+    assert "has create: false" in site.play("repository", repository=site.repository).expect(2).output
+    assert {path.name for path in site.keys.iterdir()} == {f"{site.repository}.s3.conf"}
+    with pytest.raises(urllib.error.HTTPError):
+        site.revision()
+    importing = {"repository": site.repository, "host": "localhost", "config": str(old.config)}
+    site.play("import", source=str(old.storage), **importing).expect()
+    site.play("site").expect()
+    assert site.revision() == 2
+    site.verify(source, "sw").expect()
+
+
+def test_a_disk_on_another_machine_than_the_old_release_manager(
+    site: Site, old: OldReleaseManager, source: pathlib.Path
+) -> None:
+    """The one machine has no cvmfs_server, the other one no container engine's configuration."""
+    old.publish(source)
+    programs = site.directory / "programs"
+    programs.mkdir()
+    for path in (*pathlib.Path("/usr/bin").iterdir(), *pathlib.Path("/usr/sbin").iterdir()):
+        if not path.name.startswith("cvmfs") and not (programs / path.name).exists():
+            (programs / path.name).symlink_to(path)
+    without = site.directory / "python"
+    without.write_text(f'#!/bin/sh\nPATH={programs} exec {sys.executable} "$@"\n')
+    without.chmod(0o755)
+    site.write_inventory(ansible_python_interpreter=str(without))
+    path = site.directory / "inventory.yml"
+    inventory = yaml.safe_load(path.read_text())
+    inventory["all"]["hosts"]["old"] = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    path.write_text(yaml.safe_dump(inventory))
+    importing = {"repository": site.repository, "host": "localhost", "config": str(old.config), "cut_over": True}
+    importing["source"] = str(old.storage)
+    refused = site.play("import", **importing).expect(2)
+    assert "localhost has no cvmfs_server" in refused.output
+    assert not site.keys.exists()
+    site.play("import", old_release_manager="old", **importing).expect()
+    assert "transaction" in old.server("transaction", check=False).stderr
+    assert site.play("import", old_release_manager="old", **importing).expect().changed == 0
+    site.verify(source, "sw").expect()
+
+
+def test_nobody_logs_in_to_the_old_machine(site: Site, old: OldReleaseManager, source: pathlib.Path) -> None:
+    """It is prepared for copying alone, and what it has for that can be taken away."""
+    old.publish(source)
+    issuer = {"issuer": "https://gitlab.example.org", "names": {"team": {"project": "1"}}, "jwks": {"keys": []}}
+    site.write_inventory(release_manager_oidc=[{**issuer, "audience": "https://cvmfs.example.org"}])
+    path = site.directory / "inventory.yml"
+    inventory = yaml.safe_load(path.read_text())
+    own = {"release_manager_config_dir": str(site.directory / "old-config")}
+    inventory["all"]["hosts"]["old"] = {**inventory["all"]["hosts"]["localhost"], **own}
+    path.write_text(yaml.safe_dump(inventory))
+    where = {"repository": site.repository, "host": "old", "config": str(old.config)}
+    for playbook, place in (("import", "source"), ("export", "destination")):
+        output = site.play(playbook, "--check", **where, **{place: str(old.storage)}).output
+        (told,) = re.findall(r"Tell the command whom to believe\] \*+\n(.*?)\n\n", output, re.DOTALL)
+        assert "skipping: [old]" in told
+        assert ("changed: [localhost]" in told) == (playbook == "import")
+    site.play("decommission", "--check", host="old").expect()
+    assert "Say which host" in site.play("decommission", "--check", host="another").expect(2).output
+
+
 def test_keys_that_are_others(site: Site, old: OldReleaseManager, source: pathlib.Path) -> None:
     """A repository that was created anew by mistake is not taken for the one to import."""
     old.publish(source)
@@ -138,7 +245,7 @@ def test_keys_that_are_nowhere(site: Site, old: OldReleaseManager) -> None:
 
 def test_the_guide(site: Site, old: OldReleaseManager, source: pathlib.Path) -> None:
     """What docs/migration.md says is so."""
-    site.write_inventory(config=str(old.config))
+    site.write_inventory(config=str(old.config), cvmfs_repositories=to_be_imported(site))
     names = {
         "ssh old-rm.example.org ": "",
         "old-rm.example.org": "localhost",
@@ -154,6 +261,9 @@ def test_the_guide(site: Site, old: OldReleaseManager, source: pathlib.Path) -> 
 
 
 def test_what_to_move_has_to_be_said(site: Site) -> None:
-    for playbook in ("import", "export"):
-        assert f"Say what to {playbook}" in site.play(playbook, repository=site.repository).expect(2).output
+    run = site.play("import", repository=site.repository, source="/srv/cvmfs/software.example.org").expect(2)
+    assert "Say what to import" in run.output
+    assert "Say what to export" in site.play("export", repository=site.repository).expect(2).output
+    run = site.play("import", repository=site.repository).expect(2)
+    assert f"There is no {site.repository}.pub in {site.keys} on the controller" in run.output
     assert not site.keys.exists()

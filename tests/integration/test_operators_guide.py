@@ -18,6 +18,7 @@ def test_operators_guide(tmp_path: pathlib.Path, source: pathlib.Path) -> None:
     with running_site(tmp_path / "site", "podman", server={"CVMFS_GARBAGE_COLLECTION": True}) as site:
         old = dataclasses.replace(site, repository=f"old-{site.repository}")
         names = {
+            "https://s3.example.org/software/software.example.org": site.url,
             "software.example.org": site.repository,
             "old.example.org": old.repository,
             "/build/release": str(source),
@@ -32,7 +33,7 @@ def test_operators_guide(tmp_path: pathlib.Path, source: pathlib.Path) -> None:
         try:
             guide = ROOT / "docs" / "operators-guide.md"
             environment = {**site.environment, "ANSIBLE_INVENTORY": "inventory.yml"}
-            assert documents.run(guide, environment=environment, directory=site.directory, names=names) == 30
+            assert documents.run(guide, environment=environment, directory=site.directory, names=names) == 33
             site.verify(source, "sw/1.3").expect()
         finally:
             clean(old)

@@ -7,11 +7,14 @@ import os
 import pathlib
 import re
 
+import pytest
+
 from .conftest import Site
 
 
 def test_a_second_run_changes_nothing(site: Site) -> None:
     assert site.play("site").expect().changed == 0
+    assert site.manager("cvmfs_repository_info")["ttl"] == site.server["CVMFS_REPOSITORY_TTL"]
 
 
 def test_publish_and_verify(site: Site, source: pathlib.Path) -> None:
@@ -64,10 +67,17 @@ def test_delete(site: Site, source: pathlib.Path) -> None:
 
 
 def test_tags(site: Site) -> None:
-    assert site.play("tag", repository=site.repository, tag="named").expect().changed == 1
+    named = {"repository": site.repository, "tag": "named"}
+    assert "named would be the revision with" in site.play("tag", "--check", **named).expect().output
+    assert "named is the revision with" in site.play("tag", **named).expect().output
     assert site.play("tag", repository=site.repository, tag="named").expect().changed == 0
     assert site.play("tag", repository=site.repository, tag="named", state="absent").expect().changed == 1
     assert site.play("tag", repository=site.repository, tag="named", state="absent").expect().changed == 0
+
+
+@pytest.mark.parametrize("playbook", ["verify", "tag", "abort"])
+def test_the_repository_has_to_be_said(site: Site, playbook: str) -> None:
+    assert "Say which repository" in site.play(playbook).expect(2).output
 
 
 def test_check(site: Site) -> None:
@@ -76,11 +86,11 @@ def test_check(site: Site) -> None:
 
 def test_resign(site: Site) -> None:
     assert site.play("resign").expect().changed == 0
-    before = site.manager("cvmfs_repository_info")["whitelist"]["expires"]
-    assert site.play("resign", "--check", min_days=40, days=60).expect().changed == 1
-    assert site.manager("cvmfs_repository_info")["whitelist"]["expires"] == before
-    assert site.play("resign", min_days=40, days=60).expect().changed == 1
-    assert site.manager("cvmfs_repository_info")["whitelist"]["days_left"] > 59
+    before = site.manager("cvmfs_repository_info")["whitelist"]
+    assert site.resign("--check").expect().changed == 1
+    assert site.manager("cvmfs_repository_info")["whitelist"]["expires"] == before["expires"]
+    assert site.resign().expect().changed == 1
+    assert site.manager("cvmfs_repository_info")["whitelist"]["days_left"] > before["days_left"] + 29
     assert not [name for name in _secret_names(site) if "masterkey" in name]
 
 
@@ -151,6 +161,7 @@ class TestBadInput:
         other = site.directory / "other"
         changes = {"cvmfs_keys_dir": str(other / "keys"), "release_manager_config_dir": str(other / "config")}
         kept = set(_secret_names(site))
+        assert kept
         try:
             site.write_inventory(**changes)
             run = site.play("site").expect(2)
@@ -179,6 +190,9 @@ class TestBadInput:
 
 
 def _secret_names(site: Site) -> list[str]:
+    """The engine's secrets of this repository; other tests have theirs beside them."""
     if site.engine == "docker":
-        return sorted(os.listdir(site.docker_secrets))
-    return site.engine_command("secret", "ls", "--format", "{{.Name}}").split()
+        names = os.listdir(site.docker_secrets)
+    else:
+        names = site.engine_command("secret", "ls", "--format", "{{.Name}}").split()
+    return [name for name in names if site.repository in name]

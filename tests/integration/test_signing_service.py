@@ -65,6 +65,14 @@ def test_nothing_to_change(guarded: Site) -> None:
     assert _apply(guarded) == 0
 
 
+def test_its_log_is_kept_in_bounds(guarded: Site) -> None:
+    if guarded.engine != "docker":
+        pytest.skip("it is docker that would keep all that a container has ever said")
+    inspect = ("container", "inspect", "--format", "{{json .HostConfig.LogConfig}}")
+    log = json.loads(guarded.engine_command(*inspect, _signer(guarded)))
+    assert log == {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
+
+
 def test_a_container_that_publishes_has_no_key(guarded: Site, source: pathlib.Path) -> None:
     opened = guarded.manager("cvmfs_transaction", sources=[str(source)])
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 import subprocess
 import urllib.request
 import uuid
@@ -65,6 +66,29 @@ def test_the_admin_api_does_what_radosgw_admin_does(site: Site) -> None:
     assert site.play("site").expect().changed == 0
     other = {"s3_storage_admin_access_key": "", "s3_storage_radosgw_admin": RADOSGW_ADMIN}
     assert site.play("site", **other).expect().changed == 0
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        (
+            {"s3_storage_admin_secret_key": "wrong"},
+            r"Cannot GET user by the admin API of \S+: SignatureDoesNotMatch",
+        ),
+        (
+            {
+                "s3_storage_admin_access_key": "",
+                "s3_storage_radosgw_admin": ["sh", "-c", "echo no keyring >&2; false"],
+            },
+            r"radosgw-admin cannot look for user \S+: no keyring. Does its command reach the Ceph cluster",
+        ),
+    ],
+)
+def test_an_administrator_who_is_refused(site: Site, variables: dict[str, Any], says: str) -> None:
+    """It is said why, though the task that finds out has secrets in its result, which are not."""
+    run = site.play("site", **variables).expect(2)
+    assert re.search(says, " ".join(run.output.split()))
+    assert site.secret_key not in run.output
 
 
 class TestPublisher:
@@ -198,6 +222,18 @@ def test_keys_are_replaced_while_a_transaction_is_open(site: Site, source: pathl
     site.publish(source, "sw/rotated").expect()
 
 
+def test_a_key_stays_as_long_as_a_host_needs_it(site: Site) -> None:
+    """One that is away is not there to look for transactions, either."""
+    old = {"access_key": site.access_key, "secret_key": site.secret_key}
+    rotation = {"repository": site.repository, "replaces": old["access_key"]}
+    with site.first_host_away() as away:
+        assert f"{away} could not be given the new key" in site.play("rotate_s3_keys", **rotation).expect(4).output
+    s3(site.endpoint, old).list_objects_v2(Bucket=site.repository)
+    site.play("rotate_s3_keys", **rotation).expect()
+    with pytest.raises(ClientError, match="InvalidAccessKeyId"):
+        s3(site.endpoint, old).list_objects_v2(Bucket=site.repository)
+
+
 def test_a_quota(site: Site) -> None:
     """The bucket's own. What does not fit is refused, and more room is a change of the inventory."""
     try:
@@ -216,6 +252,22 @@ def test_a_quota(site: Site) -> None:
         site.play("site").expect()
     publisher.put_object(**huge)
     publisher.delete_object(Bucket=site.repository, Key=huge["Key"])
+
+
+def test_further_settings(site: Site, source: pathlib.Path) -> None:
+    """Release managers have them: through a proxy that is not there, they do not reach the storage."""
+    try:
+        site.s3["settings"] = {"CVMFS_S3_PROXY": "http://127.0.0.1:1", "CVMFS_S3_MAX_RETRIES": 0}
+        site.write_inventory(**_admin_variables(site))
+        site.play("storage").expect()
+        site.play("site", "--limit", "release_managers", s3_storage_measure=False)  # creating fails as well
+        assert "CVMFS_S3_PROXY=http://127.0.0.1:1\n" in (site.keys / f"{site.repository}.s3.conf").read_text()
+        site.publish(source, "proxy").expect(2)
+    finally:
+        site.s3.clear()
+        site.write_inventory(**_admin_variables(site))
+        site.play("site").expect()
+    site.publish(source, "proxy").expect()
 
 
 def test_cors(site: Site) -> None:

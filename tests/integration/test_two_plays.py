@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import concurrent.futures
-import os
 import pathlib
-import shutil
 import time
 
 import pytest
 
 from .conftest import Site
+from .plays import before_the_engine
 
 # Nothing here is about the engine.
 pytestmark = pytest.mark.parametrize("site", ["podman"], indirect=True)
@@ -34,15 +33,22 @@ def test_one_wins(site: Site) -> None:
     assert aborted["changed"]
 
 
-def test_the_other_waits(site: Site, source: pathlib.Path) -> None:
+def test_the_other_waits(
+    site: Site, source: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With another container, and until the first has published undisturbed."""
     before = site.revision()
     content = [{"source": str(source), "base_dir": "sw/first"}]
     first = site.manager("cvmfs_transaction", sources=[str(source)])["transaction"]["id"]
+    calls = tmp_path / "calls"
+    calls.touch()
+    monkeypatch.setenv("PATH", before_the_engine(site, tmp_path, f'echo "$*" >>{calls}'))
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(site.manager, "cvmfs_transaction", retry_timeout=300)
-        time.sleep(10)
-        assert not waiting.done(), waiting.result()
+        # A look at what there is, one before it waits, and one after it has waited
+        while calls.read_text().count(f"container inspect {site.container}\n") < 3:
+            assert not waiting.done(), waiting.result()
+            time.sleep(0.2)
         published = site.manager("cvmfs_publish", content=content, transaction=first)
         second = waiting.result()
     assert published["revision"] == before + 1, published
@@ -57,18 +63,14 @@ def test_an_abort_that_fails_is_told_with_the_failure(
     site: Site, source: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The engine fails while it publishes, and from then on."""
-    broken, fake = tmp_path / "broken", tmp_path / "bin" / site.engine
-    fake.parent.mkdir()
-    fake.write_text(
-        "#!/bin/sh\n"
+    broken = tmp_path / "broken"
+    script = (
         f'case "$*" in *" publish "*" --transaction "*) touch {broken};; esac\n'
-        f'[ ! -e {broken} ] || {{ echo "Error: out of order" >&2; exit 125; }}\n'
-        f'exec {shutil.which(site.engine)} "$@"\n'
+        f'[ ! -e {broken} ] || {{ echo "Error: out of order" >&2; exit 125; }}'
     )
-    fake.chmod(0o755)
     try:
         with monkeypatch.context() as patch:
-            patch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+            patch.setenv("PATH", before_the_engine(site, tmp_path, script))
             output = site.publish(source, "sw/told").expect(2).output
     finally:
         site.play("abort", repository=site.repository).expect()

@@ -228,6 +228,10 @@ def mark(root: bytes, path: bytes) -> list[bytes]:
 
 def _copy(existing: bytes, new: bytes) -> None:
     subprocess.run(["cp", "--archive", "--no-target-directory", "--", existing, new], check=True)
+    # In a directory with the set-group-ID bit, cp makes directories that have it, and does not take it from those
+    # that are not to have it.
+    for location, _, _ in os.walk(existing):
+        os.chmod(new + location[len(existing) :], stat.S_IMODE(os.lstat(location).st_mode))
 
 
 @dataclass(frozen=True)

@@ -455,7 +455,7 @@ def test_volatile_of_upstream(
     root = ContentHash.parse(native.manifest()["C"]).with_suffix("C")
     store = open_store(served.storage_of(native.name))
     with contextlib.closing(store), CatalogTree(store, root, tmp_path) as catalogs:
-        assert catalogs.catalog(b"").is_volatile
+        assert catalogs.catalog(b"").properties()["volatile"] == "1"
 
 
 # Extended attributes

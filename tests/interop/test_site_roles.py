@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The roles ``stratum0_frontend`` and ``client``: CernVM-FS's own client, mounted by them, sees what is published.
 
-The frontend is a container with systemd, from the image that ``tests/integration`` makes.
+The frontend is a host as ``tests/integration`` has them.
 The client is this machine's, in a mount namespace with an ``/etc`` and a ``/cvmfs`` of its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
-import secrets
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from integration.hosts import CONNECTION, free_port, start_host
 
 from .native import NativeRepository, NewNative
 from .services import Bucket
 
 _ROOT = Path(__file__).resolve().parents[2]
-_IMAGE = "localhost/cvmfs-test-frontend"
 _NAMESPACE = """
 mount -t tmpfs none "$1"
 mkdir "$1/upper" "$1/work"
@@ -72,10 +71,9 @@ class Site:
             "client_settings": {"CVMFS_CONFIG_REPOSITORY": "", "CVMFS_NFILES": 16384},
             **variables,
         }
-        there = {"ansible_connection": "containers.podman.podman", "ansible_python_interpreter": "/usr/bin/python3"}
         here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
         inventory = {
-            "stratum0_frontends": {"hosts": {self.frontend: there}},
+            "stratum0_frontends": {"hosts": {self.frontend: CONNECTION}},
             "cvmfs_clients": {"hosts": {"client": here}},
         }
         (self.directory / "inventory.json").write_text(json.dumps(inventory))
@@ -107,29 +105,20 @@ class Site:
 
 @pytest.fixture
 def site(new_native: NewNative, bucket: Bucket, tmp_path: Path) -> Iterator[Site]:
-    if subprocess.run(["podman", "image", "exists", _IMAGE], check=False).returncode:
-        pytest.skip(f"there is no {_IMAGE}: run tests/integration/test_frontend.py first")
     (tmp_path / "collections" / "ansible_collections" / "cvmfs").mkdir(parents=True)
     (tmp_path / "collections" / "ansible_collections" / "cvmfs" / "publishing").symlink_to(_ROOT)
     (tmp_path / "ansible.cfg").touch()
     (tmp_path / "private").mkdir()
-    frontend = f"cvmfs-interop-frontend-{secrets.token_hex(4)}"
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    options = ["--network=host", "--systemd=always", "--cap-add=SYS_ADMIN"]
-    subprocess.run(["podman", "run", "-d", "--name", frontend, *options, _IMAGE], check=True, stdout=subprocess.DEVNULL)
-    command = ["unshare", "--mount", "--propagation", "private", "bash", "-euc", _NAMESPACE, "client"]
-    client = subprocess.Popen([*command, tmp_path / "private"], stdout=subprocess.PIPE)
-    try:
+    with contextlib.ExitStack() as stack:
+        frontend = start_host(stack, "frontend")
+        command = ["unshare", "--mount", "--propagation", "private", "bash", "-euc", _NAMESPACE, "client"]
+        client = stack.enter_context(subprocess.Popen([*command, tmp_path / "private"], stdout=subprocess.PIPE))
+        stack.callback(client.kill)
         assert client.stdout is not None
         assert client.stdout.readline() == b"ready\n"
-        made = Site(tmp_path, new_native(bucket), frontend, port, client.pid)
+        made = Site(tmp_path, new_native(bucket), frontend, free_port(), client.pid)
         yield made
         made.on_client("umount", "--recursive", "--lazy", "/cvmfs")
-    finally:
-        client.kill()
-        client.communicate()
-        subprocess.run(["podman", "rm", "-f", "-t0", frontend], check=False, capture_output=True)
 
 
 def test_users_see_a_new_revision_through_the_frontend(site: Site, report: Callable[[str], None]) -> None:
@@ -163,5 +152,6 @@ def test_users_see_a_new_revision_through_the_frontend(site: Site, report: Calla
     assert site.repository.name not in site.on_client("findmnt", "--list", "--output", "TARGET")
     assert site.on_client("cat", "/etc/fstab") == fstab
     assert site.on_client("find", "/etc/cvmfs", "/cvmfs", "-name", f"*{site.repository.name}*") == ""
-    assert "cvmfs.publishing" not in site.on_client("cat", "/etc/cvmfs/default.local")
+    marked = ["grep", "-l", "cvmfs.publishing", "{}", ";"]
+    assert site.on_client("find", "/etc/cvmfs", "-type", "f", "-exec", *marked) == ""
     assert site.play(client_state="absent") == 0

@@ -43,8 +43,7 @@ class Commands:
         command = self._expected.pop(0)
         assert argv == _flat(command["argv"])
         assert user == command.get("user")
-        wanted = command.get("stdin")
-        assert (stdin if wanted is None or isinstance(wanted, str) else json.loads(stdin or "")) == wanted
+        assert self._like(command.get("stdin"), stdin) == command.get("stdin")
         err = command.get("err", "")
         if stderr_path is not None:
             pathlib.Path(stderr_path).write_text(err)
@@ -53,6 +52,15 @@ class Commands:
     def finish(self) -> None:
         """Every command must have come."""
         assert not self._expected, f"these commands were expected and did not come: {self._expected}"
+
+    @staticmethod
+    def _like(wanted: Any, stdin: str | None) -> Any:
+        """Return `stdin` in the form of what is wanted: none or a text, bytes that are no text, or else a document."""
+        if wanted is None or isinstance(wanted, str):
+            return stdin
+        if isinstance(wanted, bytes):
+            return (stdin or "").encode(errors="surrogateescape")
+        return json.loads(stdin or "")
 
     @staticmethod
     def _text(value: Any) -> str:

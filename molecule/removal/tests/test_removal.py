@@ -16,6 +16,7 @@ import testinfra
 Listing = dict[str, list[str]]
 INSTANCE = "cvmfs-molecule-removal"
 USER = "cvmfs-molecule"
+PEOPLE = ["cvmfs-all", "cvmfs-atlas", "cvmfs-pipelines"]  # who log in by SSH
 STAYING, DROPPED = "molecule.example.org", "dropped.example.org"
 NOTHING: Listing = {"paths": [], "users": [], "subordinate": [], "secrets": [], "timers": []}
 
@@ -40,7 +41,10 @@ def test_the_role_has_put_everything_there(listings: dict[str, Listing]) -> None
     new = gained(listings["between"], listings["before"])
     assert all(new.values()), new
     assert "/usr/local/bin/cvmfs-release-manager" in new["paths"]
-    assert len(new["users"]) == len(new["subordinate"]) == 1
+    assert any(path.startswith("/etc/cvmfs-publishing/oidc.json ") for path in new["paths"])
+    accounts = sorted([USER, *PEOPLE])
+    assert sorted(line.split(":")[0] for line in new["users"]) == accounts
+    assert sorted(line.split(":")[0] for line in new["subordinate"]) == accounts
     assert set(new["timers"]) == {
         f"cvmfs-check@{STAYING}.timer",
         f"cvmfs-resign@{STAYING}.timer",
@@ -72,7 +76,7 @@ def test_nothing_else_is_gone(listings: dict[str, Listing]) -> None:
 def test_no_process_is_left(host: testinfra.host.Host) -> None:
     owners = host.run("stat --format=%U /proc/[0-9]*").stdout.split()  # some end meanwhile
     assert "root" in owners
-    assert not {USER, "UNKNOWN"} & set(owners)
+    assert not {USER, *PEOPLE, "UNKNOWN"} & set(owners)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ class Scenario:
 
     def engine(self, host: testinfra.host.Host, *arguments: str) -> str:
         """Run a command of the container engine, whoever's it is; its standard output."""
-        words = [self._engine, *arguments]
+        words = [self.engine_name, *arguments]
         if self.user is not None:
             uid = host.user(self.user).uid
             session = ["env", f"XDG_RUNTIME_DIR=/run/user/{uid}"]
@@ -50,22 +50,22 @@ class Scenario:
 
     def secret_names(self, host: testinfra.host.Host) -> list[str]:
         """What the engine's secrets are called. docker has none: there they are files."""
-        if self._engine == "docker":
+        if self.engine_name == "docker":
             return list(host.file(self.store).listdir())
         return self.engine(host, "secret", "ls", "--format", "{{.Name}}").split()
 
     @property
     def store(self) -> str:
         """Where secrets are on the host."""
-        return "/run/cvmfs-publishing/secrets/" if self._engine == "docker" else f"{self._storage}/secrets/"
+        return "/run/cvmfs-publishing/secrets/" if self.engine_name == "docker" else f"{self._storage}/secrets/"
 
     @property
     def shown(self) -> str:
         """Where the engine has the files that it shows to a container that runs."""
-        return self.store if self._engine == "docker" else f"{self._storage}/overlay-containers/"
+        return self.store if self.engine_name == "docker" else f"{self._storage}/overlay-containers/"
 
     @property
-    def _engine(self) -> str:
+    def engine_name(self) -> str:
         return str(self.variables.get("release_manager_engine", "podman"))
 
     @property

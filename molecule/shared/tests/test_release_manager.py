@@ -14,6 +14,7 @@ from conftest import Scenario
 from reader import Entry, PublishedTree
 from testinfra.host import Host
 
+IMAGE = "localhost/cvmfs-release-manager:native"
 SEARCH = pathlib.Path(__file__).parents[3] / "tests/integration/search_secrets.py"
 
 
@@ -83,6 +84,12 @@ class TestHost:
     def test_nothing_is_left_of_a_publish(self, host: Host, scenario: Scenario) -> None:
         assert scenario.engine(host, "ps", "--all", "--quiet") == ""
         assert scenario.engine(host, "volume", "ls", "--quiet") == ""
+
+    def test_containers_are_of_the_hosts_image_and_there_is_no_other(self, host: Host, scenario: Scenario) -> None:
+        """A service user has a copy, which is made anew when the host's is."""
+        of_host = host.check_output(f"{scenario.engine_name} image inspect --format '{{{{.Id}}}}' {IMAGE}")
+        found = scenario.engine(host, "images", "--quiet", "--no-trunc").split()
+        assert [identity.removeprefix("sha256:") for identity in found] == [of_host.removeprefix("sha256:")]
 
     def test_engine_has_the_secrets_of_publishing_and_no_master_key(self, host: Host, scenario: Scenario) -> None:
         names = scenario.secret_names(host)

@@ -106,6 +106,16 @@ def test_every_case_is_listed_with_a_test_or_a_reason() -> None:
         assert _TEST.search(why) if state == "passing" else why, number
 
 
+def test_what_cases_say_is_refused_by_name_is_refused() -> None:
+    options, said = native(), 0
+    for number, *_, why in cases():
+        for command, option in re.findall(r"`([\w-]+) (--?[\w-]+)[^`]*` (?:is|are) refused by name", why):
+            said += 1
+            action = options.get(command, {}).get(option)
+            assert command in REFUSED or type(action).__name__ == "_Refused", f"{number}: {command} {option}"
+    assert said
+
+
 def test_every_test_that_is_named_exists() -> None:
     named = set(_TEST.findall(_DOCUMENT))
     assert len(named) > 50

@@ -34,17 +34,21 @@ def test_counts_from_many_threads() -> None:
 
 def test_a_log_gets_few_lines() -> None:
     stream = io.StringIO()
+    started = time.monotonic()
     with Progress("Publishing", total_files=1000, total_bytes=2_000_000, stream=stream, interval=0.2) as progress:
         for _ in range(5):
             progress.add(files=100, bytes=200_000)
             time.sleep(0.1)
+        while not stream.getvalue():
+            assert time.monotonic() < started + 60
+            time.sleep(0.1)
         progress.note("the store does not answer")
     lines = stream.getvalue().splitlines()
-    assert 3 <= len(lines) <= 5
+    assert 3 <= len(lines) <= 2 + (time.monotonic() - started) / 0.2
     pattern = r"Publishing: \d+ of 1,000 files  [\d.]+ [kM]B of 2.0 MB  [\d,]+ files/s  [\d.]+ [kM]B/s  .* left"
-    assert all(re.fullmatch(pattern, line) for line in lines[:-2])
-    assert lines[-2] == "the store does not answer"
-    assert re.fullmatch(r"Publishing: 500 files, 1.0 MB in \d\.\d s \([\d,]+ files/s, .*/s\)", lines[-1])
+    lines.remove("the store does not answer")
+    assert all(re.fullmatch(pattern, line) for line in lines[:-1])
+    assert re.fullmatch(r"Publishing: 500 files, 1.0 MB in [\d.]+ s \([\d,]+ files/s, .*/s\)", lines[-1])
 
 
 def test_a_terminal_gets_one_line_that_moves() -> None:

@@ -31,6 +31,7 @@ def test_command(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
         _engine, "file_system_type", lambda path: next(kind for point, kind in kinds.items() if path.startswith(point))
     )
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
+    monkeypatch.setattr(_engine.Engine, "_digest", lambda _self, _container: "digest")
     commands = Commands(case["commands"])
     monkeypatch.setattr(_command, "user_id", {"service": 1000}.__getitem__)
     engine = _engine.ENGINES[case["engine"]](
@@ -51,6 +52,25 @@ def test_command(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
         if "result" in case:
             assert result == case["result"]
     commands.finish()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"memory": "1g"},
+        {"environment": {"https_proxy": "http://proxy.example.org:3128"}},
+        {"log_options": {"max-size": "10m"}},
+        {"labels": {"site": "demo"}},
+        {"mounts": [["/build", "/source/build"]]},
+        {"command": ("cvmfs-signer", "sw.example.org")},
+        {"is_kept": True},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_every_option_counts_in_the_digest(fields: dict[str, Any]) -> None:
+    engine = _engine.Podman(Commands([]))
+    assert engine._digest(container(fields)) == engine._digest(container(fields))
+    assert engine._digest(container(fields)) != engine._digest(container({}))
 
 
 class TestServiceUser:
@@ -123,6 +143,43 @@ class TestDockerSecrets:
         engine.remove_secret(name="key")
         engine.remove_secret(name="key")
         assert engine.secrets() == []
+
+    def test_directories_that_a_daemon_made_in_their_place_are_none(self, engine: Any) -> None:
+        """As after a reboot, when they were mounted by ``-v`` and were gone."""
+        path = pathlib.Path(engine._directory, "key")
+        path.mkdir(parents=True)
+        assert engine.secrets() == []
+        engine.remove_secret(name="key")
+        engine.create_secret(name="key", value="secret")
+        assert path.read_text() == "secret"
+        assert engine.secrets() == ["key"]
+
+    def test_what_was_interrupted_is_in_nobodys_way(self, engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        name = _engine.secret_name("sw.example.org", "key", "0" * 12)
+
+        def interrupted(_old: str, _new: str) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                engine.create_secret(name=name, value="secret")
+        assert engine.secrets() == []
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", interrupted)
+            patch.setattr(engine, "remove_secret", lambda **_name: None)  # nor had it the time for that
+            with pytest.raises(KeyboardInterrupt):
+                engine.create_secret(name=name, value="secret")
+        (partial,) = engine.secrets()
+        engine.create_secret(name=name, value="secret")
+        assert engine.secrets() == [partial, name]
+
+    def test_what_was_interrupted_is_the_repositorys(self) -> None:
+        name = _engine.secret_name("sw.example.org", "key", "0" * 12)
+        for partial in (f".{name}", f".{name}.{'1' * 12}"):  # of an earlier version, too
+            assert _engine.is_secret_of("sw.example.org", partial)
+            assert not _engine.is_secret_of("other.example.org", partial)
+        assert not _engine.is_secret_of("sw.example.org", f"{name}.{'1' * 12}")
 
     def test_a_disk_is_refused(self, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(_engine, "file_system_type", lambda _path: "ext4")

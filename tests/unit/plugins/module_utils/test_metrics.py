@@ -71,6 +71,7 @@ def test_repository(target: dict[str, Any]) -> None:
         'cvmfs_repository_up{part="statistics"}': 1,
         "cvmfs_repository_collected_timestamp_seconds": NOW,
         "cvmfs_repository_revision": 2,
+        "cvmfs_repository_garbage_collectable": 0,
         "cvmfs_repository_published_timestamp_seconds": 1795437915,
         "cvmfs_repository_ttl_seconds": 240,
         "cvmfs_repository_whitelist_expiry_timestamp_seconds": 4949037915,
@@ -143,7 +144,9 @@ def test_statistics_beside_the_repository(
 def test_lease(target: dict[str, Any], upstream_repository: pathlib.Path) -> None:
     lease = upstream_repository / ".cvmfs_publishing_lease.json"
     times = {"acquired": 2_000_000_000, "expires": 2_000_000_300}
-    lease.write_text(json.dumps({"holder": "rm1", "transaction": "abc", "is_released": False, **times}))
+    lease.write_text(
+        json.dumps({"holder": "rm1", "transaction": "abc", "session": "def", "is_released": False, **times})
+    )
     try:
         found = collect(**target)
         lease.write_text("{}")

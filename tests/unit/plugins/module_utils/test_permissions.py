@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import grp
-import json
 import pathlib
 import pwd
 
@@ -12,6 +11,7 @@ import pytest
 from ansible_collections.cvmfs.publishing.plugins.module_utils import _host_command
 from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError
 from ansible_collections.cvmfs.publishing.plugins.module_utils._permissions import Person
+from hosts import configure
 
 FQRN = "sw.example.org"
 PERMISSIONS = {"sw/atlas": ["alice", "%atlas"], "/sw/cms/": ["%cms"], "/": ["%admins"]}
@@ -73,18 +73,7 @@ def test_sudo_says_who_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def config(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     """A host with a repository, of which nobody may publish a part, and to which nobody has come by sudo."""
-    (tmp_path / FQRN).mkdir()
-    facts = {
-        **dict.fromkeys(("network", "memory")),
-        "container_name": "c",
-        "engine": "podman",
-        "image": "i",
-        "labels": {},
-        "secrets": {},
-        "stratum0_url": "http://127.0.0.1:1/x",
-        "permissions": {"sw/theirs": [ACCOUNT.pw_name]},
-    }
-    (tmp_path / FQRN / "release-manager.json").write_text(json.dumps(facts))
+    configure(tmp_path, FQRN, permissions={"sw/theirs": [ACCOUNT.pw_name]})
     monkeypatch.setenv("SUDO_USER", ACCOUNT.pw_name)
     return tmp_path
 

@@ -8,6 +8,7 @@ of its configuration.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import importlib
 import json
@@ -18,10 +19,11 @@ import pytest
 import yaml
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.cvmfs.publishing.plugins.module_utils import _command
-from ansible_collections.cvmfs.publishing.plugins.module_utils._manifest import Lease
+from ansible_collections.cvmfs.publishing.plugins.module_utils import _command, _engine
+from ansible_collections.cvmfs.publishing.plugins.module_utils._manifest import Lease, Whitelist
 from cases import Case, Commands, load
 from conftest import FIXTURE_NAME
+from hosts import configure
 
 MODULES = "ansible_collections.cvmfs.publishing.plugins.modules"
 SECRETS = {f"keys/{FIXTURE_NAME}.key": "fixture-key", f"s3/{FIXTURE_NAME}.conf": "fixture-s3"}
@@ -43,20 +45,8 @@ class Clock:
 @pytest.fixture
 def config(tmp_path: pathlib.Path, upstream_url: str, upstream_key: str) -> pathlib.Path:
     """What the role release_manager leaves on a host."""
-    directory = tmp_path / "config" / FIXTURE_NAME
-    directory.mkdir(parents=True)
-    facts = {
-        "container_name": f"cvmfs-{FIXTURE_NAME}",
-        "engine": "podman",
-        "image": "rm:native",
-        "labels": {},
-        "memory": None,
-        "network": None,
-        "repository": FIXTURE_NAME,
-        "secrets": SECRETS,
-        "stratum0_url": upstream_url,
-    }
-    (directory / "release-manager.json").write_text(json.dumps(facts))
+    facts = {"container_name": f"cvmfs-{FIXTURE_NAME}", "image": "rm:native", "repository": FIXTURE_NAME}
+    directory = configure(tmp_path / "config", FIXTURE_NAME, **facts, secrets=SECRETS, stratum0_url=upstream_url)
     (directory / "server.conf").write_text("# by Ansible\nCVMFS_HASH_ALGORITHM=sha1\nCVMFS_AUTO_TAG=false\n")
     (directory / "client.conf").touch()
     (directory / f"{FIXTURE_NAME}.pub").write_text(upstream_key)
@@ -75,7 +65,7 @@ def test_module(
 ) -> None:
     (tmp_path / "source").mkdir()
     texts = {"@CONFIG@": str(config), "@DIGEST@": _digest(config), "@SOURCE@": str(tmp_path / "source")}
-    case = _fill(case, {**texts, "@URL@": upstream_url})
+    case = _fill(case, {**texts, "@URL@": upstream_url, **_whitelists(upstream_repository)})
     facts = config / FIXTURE_NAME / "release-manager.json"
     facts.write_text(json.dumps({**json.loads(facts.read_text()), **case.get("facts", {})}))
     if "lease" in case:
@@ -84,6 +74,7 @@ def test_module(
         stream.writelines(f"{key}={value}\n" for key, value in case.get("settings", {}).items())
     commands = Commands(case.get("commands", []))
     monkeypatch.setattr(_command, "run", commands)
+    monkeypatch.setattr(_engine.Engine, "_digest", lambda _self, _container: "digest")
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     monkeypatch.setattr("secrets.token_hex", lambda size: "0" * 2 * size)
     warnings: list[str] = []
@@ -105,8 +96,18 @@ def _digest(config: pathlib.Path) -> str:
     return hashlib.sha256(b"".join((config / FIXTURE_NAME / name).read_bytes() for name in names)).hexdigest()
 
 
+def _whitelists(repository: pathlib.Path) -> dict[str, str]:
+    """The whitelist that is there, its digest, one with another signature, and the fingerprint that both list."""
+    data = (repository / ".cvmfswhitelist").read_bytes()
+    forged = data[:-1] + bytes([data[-1] ^ 1])
+    (fingerprint,) = Whitelist.parse(data).fingerprints
+    encoded = {"@WHITELIST@": data, "@FORGED@": forged}
+    texts = {"@FINGERPRINT@": fingerprint, "@WHITELIST_DIGEST@": hashlib.sha256(data).hexdigest()}
+    return {**texts, **{name: base64.b64encode(value).decode() for name, value in encoded.items()}}
+
+
 def _fill(value: Any, replacements: dict[str, str]) -> Any:
-    text = yaml.safe_dump(value)
+    text = yaml.safe_dump(value, width=1000)
     for name, replacement in replacements.items():
         text = text.replace(name, replacement)
     return yaml.safe_load(text)

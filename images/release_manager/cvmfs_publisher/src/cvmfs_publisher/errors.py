@@ -57,6 +57,10 @@ class OvertakenWrite(PreconditionFailed):
     """A conditional write was not answered at first; by now the object is another, whether or not ours was it."""
 
 
+class UnansweredDeletion(PreconditionFailed):
+    """A deletion was not answered at first, and has lost its permit since; it may still be under way."""
+
+
 class AccessDenied(StorageError):
     """The store refused the credentials, or the operation to them."""
 

@@ -11,7 +11,7 @@ import pytest
 
 from cvmfs_publisher.catalog import CatalogTree, CommitResult, DirectoryEntry, WritableCatalogTree
 from cvmfs_publisher.content import Chunk, ContentHash, HashAlgorithm, HashSuffix, put_object
-from cvmfs_publisher.storage import LocalStore
+from cvmfs_publisher.storage import Bytes, LocalStore
 
 from .judge import Judgement, judge, swissknife_check
 
@@ -69,7 +69,7 @@ class Workshop:
             tree.add(b"", directory())
         return tree
 
-    def put(self, data: bytes) -> tuple[ContentHash, int]:
+    def put(self, data: Bytes) -> tuple[ContentHash, int]:
         return put_object(self.store, data, HashSuffix.CATALOG)
 
     def commit(self, tree: WritableCatalogTree) -> Judgement:

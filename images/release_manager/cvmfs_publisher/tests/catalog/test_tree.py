@@ -8,19 +8,20 @@ import os
 import resource
 import signal
 import sqlite3
+import tracemalloc
 import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from faults import FaultyStore
 
 from cvmfs_publisher.catalog import Catalog, CatalogTree, WritableCatalogTree
 from cvmfs_publisher.catalog.catalog import WritableCatalog
 from cvmfs_publisher.catalog.schema import SCHEMA_REVISION
 from cvmfs_publisher.content import ContentHash, HashSuffix
 from cvmfs_publisher.errors import CorruptObject, ObjectNotFound, PublisherError, SourceError, UsageError
-from cvmfs_publisher.storage import LocalStore
-from cvmfs_publisher.storage.faults import FaultyStore
+from cvmfs_publisher.storage import Bytes, LocalStore
 
 from .conftest import Workshop, chunked, directory, regular, symlink
 from .judge import judge, md5path, read_object
@@ -480,8 +481,8 @@ def test_an_upload_that_fails_ends_the_commit(workshop: Workshop) -> None:
         for number in range(30):
             nested(tree, b"n%d" % number)
 
-        def put(data: bytes) -> tuple[ContentHash, int]:
-            if b"/n7" in data:
+        def put(data: Bytes) -> tuple[ContentHash, int]:
+            if b"/n7" in bytes(data):
                 raise ObjectNotFound("no such bucket")
             return workshop.put(data)
 
@@ -518,3 +519,33 @@ def test_a_large_tree_in_one_go(workshop: Workshop, tmp_path: Path) -> None:
         tree.remove(b"d3")
         tree.add(b"d4/" + MARKER, regular())
         assert len(workshop.commit(tree).rows) == 1 + 99 * 101 + 1
+
+
+def test_a_large_catalog_is_not_taken_into_memory(workshop: Workshop) -> None:
+    with workshop.change() as tree:
+        for number in range(20_000):
+            tree.add(b"%d" % number + b"-" * 200, regular(b"%d" % number))
+        tracemalloc.start()
+        try:
+            tree.commit(lambda data: (ContentHash.of(data, suffix=HashSuffix.CATALOG), 0), 1, 1)
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert most < 20_000 * 100
+
+
+def test_moving_many_entries_between_catalogs_takes_little_memory(workshop: Workshop) -> None:
+    count = 20_000
+    with workshop.change() as tree:
+        tree.add(b"d", directory())
+        for number in range(count):
+            tree.add(b"d/file%d" % number, regular(b"%d" % number))
+        tracemalloc.start()
+        try:
+            tree.create_nested(b"d")
+            tree.remove_nested(b"d")
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert most < 100 * count
+        assert len(workshop.commit(tree).rows) == count + 2

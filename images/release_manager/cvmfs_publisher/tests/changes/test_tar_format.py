@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import itertools
 import os
 import stat
 import subprocess
@@ -182,6 +184,33 @@ def test_sparse_files(tmp_path: Path, options: list[str], pieces: int) -> None:
     assert member.size == len(content)
     assert found[b"tail"][1] == b"after the sparse file"
     assert len(archive) < len(content) + 4096 + 10240
+
+
+def many_pieces(count: int) -> bytes:
+    """Return an archive with a sparse file of as many pieces of one byte, with long offsets."""
+    start = 10**12
+    text = b"%d\n" % count + b"".join(b"%d\n1\n" % (start + 2 * number) for number in range(count))
+    content = padded(text) + b"x" * count
+    size = {b"GNU.sparse.realsize": b"%d" % (start + 2 * count)}
+    records = {b"GNU.sparse.major": b"1", b"GNU.sparse.minor": b"0", **size, b"size": b"%d" % len(content)}
+    return pax(records) + header(size=len(content)) + padded(content) + END
+
+
+def test_a_sparse_file_with_a_large_map() -> None:
+    reader = TarReader(io.BytesIO(many_pieces(100_000)), "test.tar")
+    for member in reader:
+        assert member.size == 10**12 + 200_000
+        reader._layout = itertools.islice(reader._layout, 1, None)  # the hole at its beginning is a large one
+        found = b""
+        while part := reader.read(1000):
+            found += part
+        assert hashlib.sha256(found).digest() == hashlib.sha256(b"x\0" * 100_000).digest()
+
+
+def test_a_sparse_file_with_a_map_that_is_too_large() -> None:
+    with pytest.raises(UnsafeArchive, match="map of more than 16 MiB") as caught:
+        names(many_pieces(1_100_000))
+    assert "without --sparse" in str(caught.value)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="GNU tar reads extended attributes as root only here")

@@ -33,7 +33,7 @@ GRAMMAR: list[tuple[str, int, str]] = [
     (f"mkfs -m yes {NAME}", 3, f"unrecognized arguments: {NAME}"),
     (f"mkfs --jso {NAME}", 3, "unrecognized arguments: --jso"),
     (f"publish --change x {NAME}", 3, "unrecognized arguments: --change"),
-    (f"publish -n 0 {NAME}", 3, "argument -n: 0 is not a number from 1 to 9223372036854775807"),
+    (f"publish -n 0 {NAME}", 3, "argument -n: 0 is not a number from 1 to 4611686018427387904"),
     (f"publish -n -7 {NAME}", 3, "argument -n: -7 is not a number from 1"),
     (f"publish -n seven {NAME}", 3, "argument -n: seven is not a number"),
     (f"publish -n 9223372036854775808 {NAME}", 3, "argument -n: 9223372036854775808 is not a number from 1 to"),

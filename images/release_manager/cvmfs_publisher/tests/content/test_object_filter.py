@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvmfs_publisher.content import ObjectFilter
+from cvmfs_publisher.content.object_filter import ObjectFilter
 
 SUFFIXES = ("", "P", "C")
 

@@ -8,11 +8,14 @@ import random
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from faults import Fault, FaultyStore
 from wire import Fate, Proxy, answer, stopwatch
 
 from cvmfs_publisher.content import (
@@ -28,8 +31,7 @@ from cvmfs_publisher.content import (
 from cvmfs_publisher.content.chunker import STEP, cut
 from cvmfs_publisher.errors import AccessDenied, QuotaExceeded, SourceChanged, StorageError, UnreadableSource
 from cvmfs_publisher.progress import Progress
-from cvmfs_publisher.storage import LocalStore, ObjectStore, S3Store
-from cvmfs_publisher.storage.faults import Fault, FaultyStore
+from cvmfs_publisher.storage import LocalStore, ObjectStore, S3Store, Version
 from cvmfs_publisher.storage.retry import RetryPolicy
 
 pytestmark = pytest.mark.usefixtures("no_thread_leaks")
@@ -367,7 +369,7 @@ def test_an_error_of_the_caller_calls_off_the_rest(store_local: LocalStore) -> N
         for source, _ in zip(endless(), range(1000), strict=False):
             pipeline.submit(source, None)
         raise KeyError
-    assert elapsed() < 2
+    assert elapsed() < 10, "all of them take 25 s"
 
 
 def test_a_failing_source_calls_off_large_files(store_local: LocalStore, tmp_path: Path) -> None:
@@ -383,11 +385,11 @@ def test_one_refusal_ends_uploads_that_hang(proxy: Proxy, make_s3) -> None:  # t
     store: S3Store = make_s3(host="127.0.0.1", port=proxy.port, parallel=8, retry=RetryPolicy())
     store.exists("first contact")
     stalled = [Fate(forward=False, delay=60, answer=b"")] * 4
-    busy = [Fate(forward=False, answer=answer(503, "SlowDown", Retry_After="10"))] * 3
+    busy = [Fate(forward=False, answer=answer(503, "SlowDown", Retry_After="60"))] * 3
     proxy.plan = [*stalled, *busy, Fate(forward=False, delay=0.5, answer=answer(403, "AccessDenied"))]
     with stopwatch() as elapsed, pytest.raises(AccessDenied):
         publish_many(store, "drain")
-    assert elapsed() < 3
+    assert elapsed() < 30
 
 
 def test_survives_failures_on_the_wire(proxy: Proxy, make_s3, store_s3: S3Store) -> None:  # type: ignore[no-untyped-def]
@@ -454,3 +456,28 @@ def test_holds_no_more_pieces_than_allowed(store_local: LocalStore) -> None:
 def test_can_be_left_without_use(store_local: LocalStore) -> None:
     with ContentPipeline[None](store_local):
         assert threading.active_count() > 1
+
+
+def test_no_more_are_written_at_a_time_than_asked_for(tmp_path: Path) -> None:
+    class Watched(LocalStore):
+        lock, running, most = threading.Lock(), 0, 0
+
+        def put(self, *arguments: Any, **options: Any) -> Version:
+            with self.lock:
+                self.running += 1
+                self.most = max(self.most, self.running)
+            time.sleep(0.01)
+            with self.lock:
+                self.running -= 1
+            return super().put(*arguments, **options)
+
+    for uploads, most in ((2, 2), (None, 6)):
+        with (
+            Watched(tmp_path / f"{uploads}") as watched,
+            ContentPipeline[None](watched, workers=6, uploads=uploads) as pipeline,
+        ):
+            for number in range(600):  # in several batches
+                pipeline.submit(BytesSource(f"{number}".encode()), None)
+            list(pipeline.drain())
+        assert 1 < watched.most <= most
+        assert (watched.most > 2) == (uploads is None)

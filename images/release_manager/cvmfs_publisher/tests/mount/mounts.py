@@ -141,8 +141,12 @@ class Mount:
 
     @property
     def cached(self) -> int:
-        """Bytes on disk in the cache."""
-        return sum(file.stat().st_blocks * 512 for file in self.cache.rglob("*") if file.is_file())
+        """Bytes on disk in the cache, of the files that stay there while they are counted."""
+        total = 0
+        for file in self.cache.glob("??/*"):
+            with contextlib.suppress(FileNotFoundError):
+                total += file.stat().st_blocks * 512
+        return total
 
 
 @contextlib.contextmanager

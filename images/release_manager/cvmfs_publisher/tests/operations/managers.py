@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -298,6 +298,14 @@ def refusal(outcome: Outcome, command: str, says: Sequence[str], code: int = 1) 
     for text in says:
         assert text in message, f"{text!r} is not in {message!r}"
     return message
+
+
+def soon(condition: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def local_settings(storage: Path) -> dict[str, str]:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+
+from faults import Fault, FaultyStore
 
 from cvmfs_publisher.operations.environment import Environment
 from cvmfs_publisher.repository import ServerConfig
 from cvmfs_publisher.storage import Cancellation, ObjectStore, Permit, Version
-from cvmfs_publisher.storage.faults import Fault, FaultyStore
 from cvmfs_publisher.storage.store import Bytes
 from operations.managers import ReleaseManager
 
@@ -37,26 +39,38 @@ class MeanwhileEnvironment(Environment):
     """A release manager's environment in which something happens once, just before an object is written or deleted.
 
     :param key: the beginning of the object's key
+    :param nth: before which of them, from 1 on
+    :param plan: faults that the stores have besides
+    :ivar written: the keys so far that begin so
     """
 
-    def __init__(self, manager: ReleaseManager, key: str, happens: Callable[[], None]) -> None:
+    def __init__(
+        self, manager: ReleaseManager, key: str, happens: Callable[[], object], nth: int = 1, plan: Sequence[Fault] = ()
+    ) -> None:
         super().__init__(manager.config_dir)
         self._key = key
-        self._happens: Callable[[], None] | None = happens
+        self._happens = happens
+        self._nth = nth
+        self._plan = plan
+        self._lock = threading.Lock()
+        self.written: list[str] = []
 
     def store(self, settings: ServerConfig) -> ObjectStore:
-        return _Meanwhile(super().store(settings), self.before_write)
+        return _Meanwhile(super().store(settings), self._plan, self.before_write)
 
     def before_write(self, key: str) -> None:
         """Let it happen."""
-        if self._happens is not None and key.startswith(self._key):
-            happens, self._happens = self._happens, None
-            happens()
+        if key.startswith(self._key):
+            with self._lock:
+                self.written.append(key)
+                is_time = len(self.written) == self._nth
+            if is_time:
+                self._happens()
 
 
 class _Meanwhile(FaultyStore):
-    def __init__(self, inner: ObjectStore, before_write: Callable[[str], None]) -> None:
-        super().__init__(inner)
+    def __init__(self, inner: ObjectStore, plan: Sequence[Fault], before_write: Callable[[str], None]) -> None:
+        super().__init__(inner, plan)
         self._before_write = before_write
 
     def put(self, key: str, data: Bytes, **options: object) -> Version:

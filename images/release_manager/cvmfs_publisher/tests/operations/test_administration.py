@@ -5,19 +5,28 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from faults import Fault, FaultyStore
 
-from cvmfs_publisher.errors import CorruptObject, PreconditionFailed, StorageError
+from cvmfs_publisher.errors import CorruptObject, LeaseHeld, PreconditionFailed, StorageError
+from cvmfs_publisher.operations import rmfs as rmfs_module
+from cvmfs_publisher.operations import transaction as transaction_module
 from cvmfs_publisher.operations.gc import GcOptions, collect
+from cvmfs_publisher.operations.rmfs import rmfs
 from cvmfs_publisher.operations.statistics import STATISTICS_KEY, GcStatistics, record
-from cvmfs_publisher.repository import metainfo
-from cvmfs_publisher.storage.faults import Fault, FaultyStore
+from cvmfs_publisher.repository import Lease, Repository, metainfo
+from cvmfs_publisher.repository.lease import CLOCK_MARGIN, LEASE_KEY, break_lease
+from cvmfs_publisher.repository.manifest import MANIFEST_KEY
+from cvmfs_publisher.storage import LocalStore
 from operations.conftest import from_template
-from operations.managers import NAME, ReleaseManager, changes_file, make, merge, mirror
+from operations.managers import NAME, SMALL_CHUNKS, ReleaseManager, changes_file, make, merge, mirror
 from operations.stores import FaultyEnvironment
 
 # Hooks
@@ -57,7 +66,11 @@ def test_hooks_are_called(local: ReleaseManager, source: Path, tmp_path: Path) -
     local.server("abort", "-f").succeeded()
     assert called(log) == ["transaction_before", "transaction_after", "abort_before", "abort_after"]
     local.server("ingest", "--directory", source, "-b", "more").succeeded()
-    assert called(log) == ["publish_before", "publish_after"]
+    assert called(log) == ["transaction_before", "transaction_after", "publish_before", "publish_after"]
+    assert local.server("ingest", "--directory", tmp_path / "none", "-b", "more").code == 1
+    assert called(log) == [
+        *("transaction_before", "transaction_after", "publish_before", "abort_before", "abort_after")
+    ]
     local.server("publish", "--dry-run").succeeded()
     local.server("tag", "-a", "new").succeeded()
     assert not log.exists()
@@ -90,13 +103,41 @@ def test_failing_hooks(local: ReleaseManager, hook: str, before: list[str], comm
     assert local.manifest().revision == revision + (hook == "publish_after")
 
 
+@pytest.mark.parametrize(
+    ("hook", "code", "says"),
+    [
+        ("transaction_before", 7, "No transaction was opened"),
+        ("transaction_after", 7, "transaction_after_hook"),
+        ("publish_after", 7, "The revision is published all the same"),
+        ("abort_before", 1, "Warning: abort_before_hook"),
+        ("abort_after", 1, "Warning: abort_after_hook"),
+    ],
+)
+def test_an_ingest_whose_hooks_fail(
+    local: ReleaseManager, source: Path, tmp_path: Path, hook: str, code: int, says: str
+) -> None:
+    write_hooks(local, f"{hook}_hook() {{ return 7; }}\n")
+    missing = hook.startswith("abort")
+    outcome = local.server("ingest", "--directory", tmp_path / "none" if missing else source, "-b", "sw")
+    assert outcome.code == code
+    assert says in outcome.stderr
+    assert ("none" in outcome.stderr) == missing  # the reason why it is aborted
+    assert not (local.spool / "transaction.json").exists()
+    lease = local.lease()
+    assert lease is not None
+    assert lease.is_released
+    assert local.manifest().revision == (2 if hook == "publish_after" else 1)
+
+
 def test_hooks_get_no_secrets(local: ReleaseManager) -> None:
+    local.configure(CVMFS_AUTO_TAG="false", CVMFS_GEO_LICENSE_KEY="hidden")
     write_hooks(local, "transaction_before_hook() { env > LOG.environment; cat > LOG.input; }\n")
     local.environ |= {"AWS_SECRET_ACCESS_KEY": "hidden", "CVMFS_S3_SECRET_KEY": "hidden", "TZ": "UTC"}
     local.server("transaction", stdin=b"hidden").succeeded()
     environment = (local.tmp / "log.environment").read_text()
     assert "hidden" not in environment
     assert "TZ=UTC\n" in environment
+    assert "CVMFS_AUTO_TAG=false\n" in environment
     assert (local.tmp / "log.input").read_text() == ""
 
 
@@ -228,6 +269,19 @@ def test_what_garbage_collection_counts(local: ReleaseManager, tmp_path: Path) -
     assert rows(local, "gc_statistics")[1]["n_condemned_objects"] == "0"
 
 
+def test_bytes_are_counted_where_that_is_asked_for(manager: ReleaseManager, tmp_path: Path) -> None:
+    manager.configure(
+        CVMFS_GARBAGE_COLLECTION="true", CVMFS_AUTO_TAG="false", CVMFS_COMPRESSION_ALGORITHM="none", **SMALL_CHUNKS
+    )
+    for number, size in enumerate((1000, 300_000, 10, 20)):
+        content = random.Random(number).randbytes(size)  # noqa: S311
+        manager.ingest(mirror(make(tmp_path / f"{number}", file=content)))
+    manager.configure(CVMFS_EXTENDED_GC_STATS="true")
+    assert "bytes" not in manager.server("gc", "-d", "-r", "0").succeeded().stdout
+    assert "(301000 bytes of data) deleted" in manager.server("gc", "-f", "-r", "0").succeeded().stdout
+    assert rows(manager, "gc_statistics")[0]["sz_condemned_bytes"] == "301000"
+
+
 def test_failed_garbage_collection_is_counted(template: Path, tmp_path: Path, source: Path) -> None:
     here = from_template(template, tmp_path)
     here.configure(CVMFS_GARBAGE_COLLECTION="true")
@@ -335,6 +389,28 @@ def test_update_repoinfo(local: ReleaseManager, tmp_path: Path) -> None:
     assert "has the transaction" in local.server("update-repoinfo", "-f", file).stderr
 
 
+@pytest.mark.parametrize(
+    "command", [["tag", "-a", "new"], ["tag", "-f", "-r", "old"], ["resign", "-p"], ["update-repoinfo", "-f"]]
+)
+def test_a_reflog_that_was_not_written_is_told(
+    local: ReleaseManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    """What was done is done, and the next commit mends the reflog; until then, check finds fault with it."""
+    local.server("tag", "-a", "old").succeeded()
+    (tmp_path / "meta").write_text("{}")
+    command += [str(tmp_path / "meta")] if command[0] == "update-repoinfo" else []
+
+    def fail(*_: object) -> None:
+        raise StorageError("The bucket is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Repository, "_write_reflog", fail)
+        outcome = local.server(*command).succeeded()
+    assert "Warning: Revision 1 is published, but the reflog was not written: The bucket is full" in outcome.stderr
+    local.server("tag", "-a", "another").succeeded()
+    local.check()
+
+
 def test_update_info(local: ReleaseManager, tmp_path: Path) -> None:
     file = tmp_path / "meta.json"
     file.write_text('{"administrator": "me"}')
@@ -402,10 +478,76 @@ def test_rmfs_of_a_bucket(s3: ReleaseManager, source: Path) -> None:
         assert list(store.list("")) == []
 
 
+def test_rmfs_spares_other_repositories(local: ReleaseManager, tmp_path: Path) -> None:
+    other = tmp_path / "storage" / "other.example.org" / ".cvmfspublished"
+    other.parent.mkdir()
+    other.touch()
+    local.refuses("rmfs", "-f", says=["Another repository is in the storage", "other.example.org/.cvmfspublished"])
+    local.check()
+    assert other.exists()
+    local.configure(CVMFS_UPSTREAM_STORAGE=f"S3,{tmp_path},@{tmp_path}/s3.conf")
+    outcome = local.server("rmfs", "-f", "--delete-storage")
+    assert outcome.code == 1
+    assert "has no prefix in its bucket, so all of the bucket would be deleted" in outcome.stderr
+
+
 def test_an_interrupted_rmfs_can_be_repeated(local: ReleaseManager, tmp_path: Path) -> None:
     (tmp_path / "storage" / ".cvmfspublished").unlink()
     local.server("rmfs", "-f").succeeded()
     assert not (tmp_path / "storage").exists()
+
+
+def test_a_long_rmfs_keeps_its_lease(local: ReleaseManager, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is renewed while objects are deleted, and before each batch of them."""
+    local.ingest(merge(source))
+    monkeypatch.setattr(transaction_module, "_RENEW_EVERY", 0.1)
+    environment = FaultyEnvironment(local, [Fault(operations=("delete",), keys="data/*", delay=1)])
+    rmfs(environment, NAME)
+    operations = environment.faulty.operations
+    first = next(index for index, (name, key) in enumerate(operations) if name == "delete" and key.startswith("data/"))
+    # The last one gives it back
+    assert operations[first:].count(("put_if_match", LEASE_KEY)) > 4
+
+
+def test_an_rmfs_that_loses_its_lease_deletes_nothing_of_who_has_it(
+    local: ReleaseManager, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has slept for long, say: there is another repository meanwhile."""
+    local.ingest(merge(source))
+    monkeypatch.setattr(rmfs_module, "_BATCH", 2)
+
+    def lose(store: LocalStore, key: str) -> None:
+        with lock:
+            if key.startswith("data/") and not taken:
+                break_lease(store)
+                local.expire_lease(CLOCK_MARGIN + 1)
+                taken.append(Lease.acquire(store, NAME, session="other", holder="o", transaction="t", base_revision=0))
+                store.put(MANIFEST_KEY, b"of another repository")
+        delete(store, key)
+
+    delete, taken, lock = LocalStore.delete, list[Lease](), threading.Lock()
+    monkeypatch.setattr(LocalStore, "delete", lose)
+    with pytest.raises(LeaseHeld, match="has a transaction open: o began it"):
+        rmfs(local.environment, NAME)
+    with local.store() as store:
+        assert store.exists(MANIFEST_KEY)
+        assert len(list(store.list("data/"))) > 3
+
+
+def test_an_rmfs_that_is_interrupted_twice_does_not_give_the_lease_back(
+    local: ReleaseManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its deletions may go on; they must not meet the objects of a new repository."""
+
+    class Interrupted(ThreadPoolExecutor):
+        def shutdown(self, *arguments: bool, **options: bool) -> None:
+            super().shutdown(*arguments, **options)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(rmfs_module, "ThreadPoolExecutor", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        rmfs(local.environment, NAME)
+    assert not local.state().lease_is_free
 
 
 def test_skeleton(local: ReleaseManager, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,6 +174,23 @@ def test_object_that_changes_before_it_is_read(repository: Repository, other: Ot
 
     repository.store.meddle = change
     with pytest.raises(SourceChanged):
+        repository.publish(other.content())
+
+
+def test_object_that_is_replaced_while_it_is_read(
+    repository: Repository, other: Other, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one of the same size. The bucket's second listing would tell, if it is of another second."""
+    plainly = S3Store.get_in_parts
+
+    def meddled_with(store: S3Store, key: str, part_size: int) -> Iterator[bytes]:
+        for part in plainly(store, key, part_size):
+            if key == "large":
+                other.store.put(key, os.urandom(len(FILES[key])))
+            yield part
+
+    monkeypatch.setattr(S3Store, "get_in_parts", meddled_with)
+    with pytest.raises(SourceChanged, match=r"large in .* changed while it was being read"):
         repository.publish(other.content())
 
 

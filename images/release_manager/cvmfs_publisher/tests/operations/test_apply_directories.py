@@ -509,16 +509,63 @@ def test_a_directory_that_changes_while_it_is_listed(tmp_path: Path) -> None:
         next(listings)
 
 
-def test_a_directory_that_changes_before_it_is_listed_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_a_directory_that_changes_before_or_after_it_is_listed_itself(tmp_path: Path, is_listed: bool) -> None:
     source = make(tmp_path / "source", {"a/b": "x"})
     time.sleep(0.02)
     directory = DirectorySource(str(source))
     listings = directory.listings()
     next(listings)
+    if is_listed:
+        assert [entry.name for entry in next(listings).entries] == [b"b"]
     (source / "a").chmod(0o700)
-    assert [entry.name for entry in next(listings).entries] == [b"b"]
     with pytest.raises(SourceChanged, match=r"Directory .*/source/a changed"):
-        directory.verify()
+        directory.verify() if is_listed else next(listings)
+
+
+@pytest.mark.parametrize("with_xattrs", [False, True])
+def test_nothing_outside_is_read(tmp_path: Path, with_xattrs: bool) -> None:
+    """Somebody exchanges a directory for a symlink to a place that only the publisher may read."""
+    secret = make(tmp_path / "secret", {"b/c/key": "secret", ".cvmfsdirtab": "secret"})
+    source = make(tmp_path / "source", {"a/b/c/key": "public", ".cvmfsdirtab": "/a\n"})
+    directory = DirectorySource(str(source), with_xattrs=with_xattrs)
+    listings = directory.listings()
+    listed = [next(listings), next(listings), next(listings)]
+    assert [listing.path for listing in listed] == [b"", b"a", b"a/b"]
+    assert directory.dirtab() == b"/a\n"
+    (source / "a").rename(tmp_path / "away")
+    (source / "a").symlink_to(secret)
+    with pytest.raises(SourceChanged, match=r"Directory .*/source/a/b/c changed"):
+        next(listings)
+    (source / ".cvmfsdirtab").unlink()
+    (source / ".cvmfsdirtab").symlink_to(secret / ".cvmfsdirtab")
+    with pytest.raises(SourceError, match="Cannot read"):
+        directory.dirtab()
+    (source / ".cvmfsdirtab").unlink()
+    os.link(secret / ".cvmfsdirtab", source / ".cvmfsdirtab")
+    with pytest.raises(SourceChanged, match="changed while it was being read"):
+        directory.dirtab()
+
+
+def test_no_attributes_of_anything_outside_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory is exchanged for another one just when its files are looked at."""
+    secret, source = make(tmp_path / "secret", {"key": "secret"}), make(tmp_path / "source", {"a/key": "public"})
+    try:
+        os.setxattr(source / "a" / "key", "user.text", b"public")
+        os.setxattr(secret / "key", "user.text", b"secret")
+    except OSError:
+        pytest.skip("this file system has no extended attributes")
+    listings = DirectorySource(str(source), with_xattrs=True).listings()
+    next(listings)
+    names_of = os.listxattr
+
+    def exchange(path: bytes, *, follow_symlinks: bool) -> list[str]:
+        (source / "a").rename(tmp_path / "away")
+        (source / "a").symlink_to(secret)
+        return names_of(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(os, "listxattr", exchange)
+    assert [entry.xattrs for entry in next(listings).entries] == [{b"user.text": b"public"}]
 
 
 def _file(path: Path) -> Path:

@@ -301,6 +301,33 @@ def test_ingest(local: ReleaseManager, tmp_path: Path) -> None:
     local.refuses("ingest", "--image", source, "--image-reference", "other", "-b", "sw", says=["no image", "other"])
 
 
+@pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress], ids=["gzip", "zstd"])
+@pytest.mark.parametrize("form", [oci_archive, docker_archive])
+def test_compressed_archives(
+    repository: Repository,
+    tmp_path: Path,
+    form: Callable[[Path, Sequence[bytes]], Path],
+    compress: Callable[[bytes], bytes],
+) -> None:
+    source = form(tmp_path, LAYERS)
+    source.write_bytes(compress(source.read_bytes()))
+    repository.publish(mirror(source, image=True))
+    assert contents(repository) == SEEN
+    whole = source.read_bytes()
+    for end in (8, len(whole) // 2, len(whole) - 20, len(whole) - 1):
+        source.write_bytes(whole[:end])
+        with pytest.raises(UnsafeArchive, match="is cut short"):
+            repository.publish(mirror(source, image=True))
+
+
+def test_an_image_on_standard_input(local: ReleaseManager, tmp_path: Path) -> None:
+    source = docker_archive(tmp_path, LAYERS)
+    for stdin in (source.read_bytes(), gzip.compress(source.read_bytes())):
+        local.server("ingest", "--image", "-", "--mirror", "-b", "sw", stdin=stdin).succeeded()
+        assert published(local).tree[b"sw/bin/tool"].content == b"tool 2"
+        local.server("ingest", "-d", "sw").succeeded()
+
+
 # Which image
 
 

@@ -3,19 +3,26 @@
 
 from __future__ import annotations
 
+import datetime
+import functools
+import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 
+from cvmfs_publisher.errors import SignatureError
 from cvmfs_publisher.operations.mkfs import MkfsOptions, mkfs
+from cvmfs_publisher.operations.resign import resign_whitelist, upload_whitelist
 from cvmfs_publisher.repository import Certificate, Manifest, MasterKey, RepositoryKey, Whitelist
 from cvmfs_publisher.repository import whitelist as whitelist_module
 from cvmfs_publisher.repository.manifest import MANIFEST_KEY
 from cvmfs_publisher.repository.whitelist import WHITELIST_KEY
-from operations.managers import NAME, ReleaseManager
+from operations.managers import NAME, ReleaseManager, refusal
 from operations.reading import published
+from operations.stores import MeanwhileEnvironment
 
 Damage = Callable[[ReleaseManager], None]
 
@@ -238,6 +245,85 @@ def test_mkfs_with_a_shared_master_key(local: ReleaseManager, tmp_path: Path, el
     other.check()
 
 
+def new_storage(manager: ReleaseManager) -> ReleaseManager:
+    """Return a release manager for the same repository in another place, without the master key."""
+    other = manager.another("other")
+    storage = manager.base / "fresh"
+    other.configure(CVMFS_UPSTREAM_STORAGE=f"local,{storage}/data/txn,{storage}")
+    (other.keys / f"{NAME}.masterkey").unlink()
+    return other
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_mkfs_without_the_master_key(local: ReleaseManager, tmp_path: Path, elsewhere: bool) -> None:
+    """A whitelist that it has signed somewhere else takes its place."""
+    other = new_storage(local)
+    arguments: list[str | Path] = []
+    if elsewhere:
+        shutil.copytree(other.keys, tmp_path / "keychain")
+        for file in other.keys.iterdir():
+            file.unlink()
+        arguments = ["-k", tmp_path / "keychain"]
+    with local.store() as store:
+        signed = store.get(WHITELIST_KEY)
+    other.server("mkfs", "--whitelist", "-", *arguments, stdin=signed).succeeded()
+    with other.store() as store:
+        assert store.get(WHITELIST_KEY) == signed
+    assert {file.name for file in other.keys.iterdir()} == {f"{NAME}.{suffix}" for suffix in ("key", "crt", "pub")}
+    other.check()
+    other.server("ingest", "-d", "new_repository").succeeded()
+
+
+def whitelist_for(key: MasterKey, *certificates: Certificate, days: int = 30, name: str = NAME) -> bytes:
+    return Whitelist.create(name, certificates, days=days).signed(key)
+
+
+@pytest.mark.parametrize(
+    ("make_whitelist", "says"),
+    [
+        (lambda key, own: whitelist_for(key, own)[:40], "The whitelist is malformed"),
+        (lambda _key, own: whitelist_for(MasterKey.generate(), own), "is not signed by a trusted master key"),
+        (lambda key, own: whitelist_for(key, own, name="other.example.org"), "is for other.example.org, not for"),
+        (lambda key, own: whitelist_for(key, own, days=-1), f"The whitelist of {NAME} expired at"),
+        (lambda key, _own: whitelist_for(key, RepositoryKey.generate(NAME).certificate), "ertificate"),
+    ],
+)
+def test_whitelists_that_clients_would_refuse(
+    local: ReleaseManager, tmp_path: Path, make_whitelist: Callable[[MasterKey, Certificate], bytes], says: str
+) -> None:
+    """Neither is a repository made with such a one, nor does it take the place of a good one."""
+    file = tmp_path / "whitelist"
+    file.write_bytes(make_whitelist(master_key(local), Certificate.load(local.keys / f"{NAME}.crt")))
+    local.refuses("resign", "--signed", file, says=[says])
+    other = new_storage(local)
+    other.refuses("mkfs", "--whitelist", file, says=[says])
+    with other.store() as store:
+        assert not store.exists(MANIFEST_KEY)
+
+
+def test_a_whitelist_that_was_signed_elsewhere(local: ReleaseManager) -> None:
+    """It is put in place without the master key, in a transaction, too; an earlier one is not, as it may list more."""
+    own = Certificate.load(local.keys / f"{NAME}.crt")
+    key = master_key(local)
+    with local.store() as store:
+        earlier = store.get(WHITELIST_KEY)
+    now = datetime.datetime.now(datetime.UTC)
+    later = Whitelist.create(NAME, [own], days=7, now=now + datetime.timedelta(minutes=1)).signed(key)
+    (local.keys / f"{NAME}.masterkey").unlink()
+    local.server("transaction").succeeded()
+    outcome = local.server("resign", "--json", "--signed", "-", stdin=later).succeeded()
+    assert outcome.document["fingerprints"] == [own.fingerprint()]
+    local.server("resign", "--signed", "-", stdin=later).succeeded()
+    file = local.base / "earlier"
+    file.write_bytes(earlier)
+    local.refuses("resign", "--signed", file, says=["The whitelist was signed at", "before the one in"])
+    with local.store() as store:
+        assert store.get(WHITELIST_KEY) == later
+        store.put(WHITELIST_KEY, b"damage")
+    local.server("resign", "--signed", file).succeeded()
+    local.refuses("resign", "--signed", local.base / "nowhere", says=["Cannot read the whitelist"])
+
+
 def test_messages_have_no_secrets(local: ReleaseManager) -> None:
     another_key(local)
     outcome = local.server("ingest", "-d", "new_repository")
@@ -303,6 +389,82 @@ def test_a_stolen_key_is_dropped_at_once(manager: ReleaseManager) -> None:
     manager.check()
 
 
+def test_a_stolen_key_that_is_dropped_while_others_sign(manager: ReleaseManager) -> None:
+    """Who has read the whitelist that lists it does not bring it back."""
+    key, stolen = master_key(manager), Certificate.load(manager.keys / f"{NAME}.crt")
+    another_key_and_certificate(manager)
+    own = Certificate.load(manager.keys / f"{NAME}.crt")
+    now = datetime.datetime.now(datetime.UTC)
+    earlier = Whitelist.create(NAME, [own, stolen], now=now).signed(key)
+    later = Whitelist.create(NAME, [own], now=now + datetime.timedelta(seconds=1)).signed(key)
+    with manager.store() as store:
+        before = store.get(WHITELIST_KEY)
+
+        def drop() -> None:
+            store.put(WHITELIST_KEY, later)
+
+        names = [own.fingerprint(), stolen.fingerprint()]
+        with pytest.raises(SignatureError, match="before the one in"):
+            upload_whitelist(MeanwhileEnvironment(manager, WHITELIST_KEY, drop), NAME, earlier, changes=names)
+        assert store.get(WHITELIST_KEY) == later
+        store.put(WHITELIST_KEY, before)
+        resign_whitelist(MeanwhileEnvironment(manager, WHITELIST_KEY, drop), NAME)
+    assert fingerprints(manager) == (own.fingerprint(),)
+
+
+def test_a_whitelist_that_was_signed_later_from_an_older_list(manager: ReleaseManager) -> None:
+    """It neither brings back what was dropped meanwhile, nor loses what was added, unless that is asked for by name."""
+    key, own = master_key(manager), Certificate.load(manager.keys / f"{NAME}.crt")
+    other, third = (RepositoryKey.generate(NAME).certificate for _ in range(2))
+    now = datetime.datetime.now(datetime.UTC)
+
+    def signed(seconds: int, *certificates: Certificate) -> bytes:
+        return Whitelist.create(NAME, certificates, now=now + datetime.timedelta(seconds=seconds)).signed(key)
+
+    def digest(data: bytes) -> str:
+        return hashlib.sha256(data).hexdigest().upper()
+
+    old, there, later = signed(1, own, other), signed(2, own, third), signed(3, own, other)
+    upload = functools.partial(manager.server, "resign", "--signed", "-")
+    with manager.store() as store:
+        store.put(WHITELIST_KEY, there)
+        problem = f"The whitelist lists {other.fingerprint()}, which the one that is there does not"
+        refusal(upload(stdin=later), "resign", [problem, "Sign again", "--changes FINGERPRINT"])
+        named = upload("--changes", other.fingerprint().lower().replace(":", ""), stdin=later)
+        refusal(named, "resign", [f"does not list {third.fingerprint()}, which the one that is there does"])
+        refusal(
+            upload("--replaces", digest(old), stdin=later), "resign", ["is not the one that this one was made from"]
+        )
+        refusal(upload("--replaces", "none", stdin=later), "resign", ["is not the one that this one was made from"])
+        assert store.get(WHITELIST_KEY) == there
+        upload("--replaces", digest(there), stdin=later).succeeded()
+        assert store.get(WHITELIST_KEY) == later
+        upload("--replaces", digest(there), stdin=later).succeeded()  # as when the answer was lost
+        upload(
+            "--changes", other.fingerprint(), "--changes", third.fingerprint(), stdin=signed(4, own, third)
+        ).succeeded()
+        upload(stdin=signed(5, own, third)).succeeded()
+        store.delete(WHITELIST_KEY)
+        upload("--replaces", "none", stdin=signed(6, own)).succeeded()
+    assert fingerprints(manager) == (own.fingerprint(),)
+
+
+def test_a_host_that_still_has_the_key_that_was_replaced(manager: ReleaseManager) -> None:
+    """It does not have it trusted again by signing whitelists, as a timer does; unless that is asked for by name."""
+    late = manager.another("late")
+    old = late.keys / f"{NAME}.crt"
+    another_key_and_certificate(manager)
+    own = Certificate.load(manager.keys / f"{NAME}.crt")
+    now = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=2)
+    with manager.store() as store:
+        store.put(WHITELIST_KEY, Whitelist.create(NAME, [own], now=now).signed(master_key(manager)))
+    fingerprint = Certificate.load(old).fingerprint()
+    late.refuses("resign", "-f", says=[f"was signed without {fingerprint}, the certificate that is here", "add --also"])
+    manager.server("resign").succeeded()
+    late.server("resign", "-f", "--also", old).succeeded()
+    assert fingerprints(manager) == (fingerprint,)
+
+
 def test_a_whitelist_in_a_file(local: ReleaseManager, tmp_path: Path) -> None:
     """It needs the master key alone; everything else about it stays."""
     other = RepositoryKey.generate(NAME).certificate
@@ -352,6 +514,12 @@ def test_files_that_are_no_whitelists(
         (["-w", "x", "--also", "y"], "-w keeps the certificates of its file"),
         (["--also", "/nowhere.crt"], "There is no certificate /nowhere.crt"),
         (["-w", "x", "another.example.org"], "-w is about one repository"),
+        (["-p", "--signed", "x"], "-p signs no whitelist, which --signed is about"),
+        (["-d", "7", "--signed", "x"], "--signed signs no whitelist, which -d is about"),
+        (["--signed", "x", "another.example.org"], "--signed is about one repository"),
+        (["--replaces", "none"], "--replaces is about a whitelist that was signed elsewhere"),
+        (["--changes", "A"], "--changes is about a whitelist that was signed elsewhere"),
+        (["--signed", "x", "--replaces", "none", "--changes", "A"], "--replaces allows any change"),
     ],
 )
 def test_contradictions_of_resign(local: ReleaseManager, arguments: list[str], says: str) -> None:

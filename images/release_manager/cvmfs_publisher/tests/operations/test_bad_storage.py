@@ -475,3 +475,73 @@ def test_a_full_scratch_disk_for_a_check(local: ReleaseManager, tmp_path: Path) 
     with small_disk(local.spool, "64k"):
         refusal(local.server("check"), "check", [str(local.spool), "pace"])
     local.server("check").succeeded()
+
+
+@pytest.fixture
+def grown(local: ReleaseManager, tmp_path: Path) -> ReleaseManager:
+    """A release manager whose repository has a catalog of more than 256 kB."""
+    local.ingest(mirror(many_files(tmp_path / "source")))
+    return local
+
+
+def commands_that_read(manager: ReleaseManager) -> list[list[str]]:
+    """Return command lines that need a scratch disk for catalogs and publish nothing, but for a tag."""
+    root = f"@{manager.manifest().root_hash.hex}"
+    return [
+        ["list-catalogs"],
+        ["list-catalogs", "--json"],
+        ["diff", "-s", root, "-d", root],
+        ["tag", "-a", "mine", "-h", root[1:]],
+    ]
+
+
+def test_a_full_scratch_disk_for_reading(grown: ReleaseManager) -> None:
+    with small_disk(grown.spool, "64k"):
+        for command in commands_that_read(grown):
+            grown.refuses(*command, says=[str(grown.spool), "No space left on device", "Free space"])
+    for command in commands_that_read(grown):
+        grown.server(*command).succeeded()
+
+
+def test_a_scratch_disk_that_is_read_only_for_reading(grown: ReleaseManager) -> None:
+    commands = commands_that_read(grown)
+    grown.configure(CVMFS_SPOOL_DIR="/proc/spool")
+    for command in commands:
+        refusal(grown.server(*command), command[0], ["/proc/spool", "CVMFS_SPOOL_DIR"])
+
+
+def test_reading_leaves_the_place_for_temporary_files_alone(grown: ReleaseManager, tmp_path: Path) -> None:
+    """It is in memory in our containers."""
+    with small_disk(tmp_path / "small", "4k") as directory:
+        grown.environ["TMPDIR"] = str(directory)
+        for command in commands_that_read(grown):
+            grown.server(*command).succeeded()
+
+
+def test_a_full_scratch_disk_for_statistics(local: ReleaseManager, source: Path) -> None:
+    local.configure(CVMFS_UPLOAD_STATS_DB="true")
+    local.ingest(mirror(source))
+    (local.spool / "stats.db").unlink()
+    with small_disk(local.spool, "16k"):
+        refusal(local.server("print-stats"), "print-stats", [str(local.spool), "No space left on device", "Free space"])
+    local.server("print-stats").succeeded()
+
+
+# What nobody has thought of
+
+
+def test_a_directory_that_cannot_be_read(local: ReleaseManager) -> None:
+    """A failure of the operating system that has no error of its own is a message, too."""
+    directory = local.config_dir / "repositories.d"
+    directory.chmod(0o300)
+    outcome = local.run("list", confined=True)
+    refusal(outcome, "list", [f"{directory}: Permission denied"])
+
+
+def test_an_output_that_is_full(local: ReleaseManager) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            local.argv("info"), stdout=full, stderr=subprocess.PIPE, env=local.process_environment, check=False
+        )
+    message = "cvmfs_server info: No space left on device. Mend that on this machine, then run the command again."
+    assert (done.returncode, done.stderr.decode().strip()) == (1, message)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from faults import FaultyStore
+
 from cvmfs_publisher.changes.change_set import ChangeSet
 from cvmfs_publisher.errors import ConcurrentPublish, LeaseHeld
 from cvmfs_publisher.operations.environment import Environment
@@ -19,7 +21,6 @@ from cvmfs_publisher.operations.publish import PublishOptions, ingest
 from cvmfs_publisher.repository import ServerConfig
 from cvmfs_publisher.repository.lease import LEASE_KEY
 from cvmfs_publisher.storage import ObjectStore, Version
-from cvmfs_publisher.storage.faults import FaultyStore
 from cvmfs_publisher.storage.store import Bytes
 from operations.managers import NAME, ReleaseManager, make, merge
 from operations.reading import published

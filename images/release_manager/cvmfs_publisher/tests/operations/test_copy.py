@@ -5,22 +5,23 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from faults import Fault
 
 from cvmfs_publisher.errors import ConcurrentPublish, CorruptObject, NotInTransaction, StorageError
 from cvmfs_publisher.operations import copy_ as copy_module
 from cvmfs_publisher.operations.copy_ import CopyOptions, copy
-from cvmfs_publisher.repository import MasterKey
-from cvmfs_publisher.repository.lease import LEASE_KEY
+from cvmfs_publisher.repository import Certificate, MasterKey, RepositoryKey, Whitelist
+from cvmfs_publisher.repository.lease import CLOCK_MARGIN, LEASE_KEY
 from cvmfs_publisher.repository.manifest import MANIFEST_KEY
 from cvmfs_publisher.repository.reflog import REFLOG_KEY
 from cvmfs_publisher.repository.whitelist import WHITELIST_KEY
 from cvmfs_publisher.storage import LocalStore, ObjectInfo
-from cvmfs_publisher.storage.faults import Fault
 from operations.managers import NAME, Outcome, ReleaseManager, local_settings, make, mirror, refusal
 from operations.reading import published
 from operations.stores import FaultyEnvironment, MeanwhileEnvironment
@@ -57,9 +58,9 @@ class Move:
 
     def refuses(self, *says: str) -> None:
         """Assert that nothing is copied, for one reason."""
-        before = self.new.state()
+        before = self.new.state(), objects(self.new)
         refusal(self.copy(), "copy", says)
-        assert self.new.state() == before
+        assert (self.new.state(), objects(self.new)) == before
 
 
 def objects(manager: ReleaseManager) -> dict[str, bytes]:
@@ -170,7 +171,8 @@ def test_damage_is_not_copied(move: Move, source: Path) -> None:
     """Neither what is damaged nor a manifest that may refer to it; everything else is."""
     move.old.ingest(mirror(source))
     with move.old.store() as store:
-        keys = sorted(info.key for info in store.list("data/") if info.size > 20)
+        # A file's: of what has a suffix, some is read before anything is copied
+        keys = sorted(info.key for info in store.list("data/") if info.size > 20 and not info.key[-1].isupper())
         whole = store.get(keys[0])
         store.put(keys[0], b"damaged")
     refusal(move.copy(), "copy", ["1 objects in", keys[0], "do not match their names", "Restore these"])
@@ -277,6 +279,7 @@ def test_who_publishes_after_the_lease_was_broken_loses_nothing(between_director
 
     def publish() -> None:
         other.server("abort", "-f").succeeded()
+        other.expire_lease(CLOCK_MARGIN + 1)
         (source / "theirs").write_text("theirs")
         other.ingest(mirror(source))
         theirs.update(objects(new))
@@ -386,6 +389,132 @@ def test_a_whitelist_that_was_signed_later_stays(to_bucket: Move, source: Path) 
     assert objects(to_bucket.new)[WHITELIST_KEY] == newer
     to_bucket.old.server("resign", "-f", "-d", "120").succeeded()
     assert to_bucket.copied()["changed"]
+
+
+def replace_key(manager: ReleaseManager) -> None:
+    """Have another repository key, made later."""
+    time.sleep(1)  # the resolution of certificates' times
+    key = RepositoryKey.generate(NAME)
+    for suffix, pem in (("key", key.private_pem()), ("crt", key.certificate.pem)):
+        (manager.keys / f"{NAME}.{suffix}").unlink()
+        (manager.keys / f"{NAME}.{suffix}").write_bytes(pem)
+
+
+def roll_over(manager: ReleaseManager) -> None:
+    """Replace the repository key, of which nothing is left in whitelist and manifest."""
+    replace_key(manager)
+    for arguments in ([], ["-p"], []):
+        manager.server("resign", *arguments).succeeded()
+
+
+def signed(manager: ReleaseManager) -> tuple[bytes, bytes]:
+    return objects(manager)[WHITELIST_KEY], objects(manager)[MANIFEST_KEY]
+
+
+def test_a_key_that_was_replaced_there_stays_replaced(move: Move, source: Path) -> None:
+    """As in a backup that is copied back."""
+    move.old.ingest(mirror(source))
+    move.copied()
+    roll_over(move.new)
+    there = signed(move.new)
+    with move.new.store() as store:
+        lost = next(info.key for info in store.list("data/") if not info.key[-1].isupper())
+        store.delete(lost)
+    assert move.copy().succeeded().document["objects"] == 1
+    assert not move.copy("--dry-run").succeeded().document["changed"]
+    assert signed(move.new) == there
+    move.new.check()
+    # What the key that was replaced has signed since does not come there, unless it is asked for
+    (source / "more").write_text("more")
+    move.old.ingest(mirror(source))
+    own = Certificate.load(move.old.keys / f"{NAME}.crt").fingerprint()
+    move.refuses(f"do not trust {own}, with which revision 3 in", "the key was replaced since", "resign -p -f")
+    outcome = move.copy("--overwrite").succeeded()
+    assert "Clients refuse revision 3 in" in outcome.stderr
+    assert objects(move.new)[WHITELIST_KEY] == there[0]
+    move.new.refuses("info", says=["which is not in the whitelist"])
+    move.new.server("resign", "-p", "-f").succeeded()
+    assert published(move.new).revision == 3
+
+
+def test_a_key_that_was_taken_back_there_is_not_trusted_again(between_directories: Move, source: Path) -> None:
+    """Even if clients refuse what is there, and the old whitelist is signed once more where it comes from."""
+    between_directories.old.ingest(mirror(source))
+    between_directories.copied()
+    replace_key(between_directories.new)
+    between_directories.new.server("resign", "--only").succeeded()
+    between_directories.refuses("the key was replaced since")
+    time.sleep(1)
+    between_directories.old.server("resign").succeeded()
+    between_directories.refuses("the key was replaced since")
+
+
+def test_a_key_that_was_replaced_in_the_source_is_replaced_there(move: Move, source: Path) -> None:
+    move.old.ingest(mirror(source))
+    move.copied()
+    roll_over(move.old)
+    assert move.copied()["changed"]
+    replace_key(move.old)
+    move.old.server("resign", "--only").succeeded()
+    move.old.server("resign", "-p", "-f").succeeded()
+    assert move.copied()["changed"]
+
+
+def test_a_manifest_that_was_signed_later_stays(between_directories: Move, source: Path) -> None:
+    between_directories.old.ingest(mirror(source))
+    between_directories.copied()
+    time.sleep(1)
+    between_directories.new.server("resign", "-p").succeeded()
+    there = signed(between_directories.new)
+    assert not between_directories.copy().succeeded().document["changed"]
+    assert signed(between_directories.new) == there
+    between_directories.new.check()
+
+
+@pytest.mark.parametrize("whitelist", ["older", "missing"])
+def test_a_tag_that_was_made_there_stays(between_directories: Move, source: Path, whitelist: str) -> None:
+    """It is in no revision, only in the manifest; whatever becomes of the whitelist."""
+    old, new = between_directories.old, between_directories.new
+    old.ingest(mirror(source))
+    between_directories.copied()
+    time.sleep(1)
+    new.server("tag", "-a", "good").succeeded()
+    manifest = signed(new)[1]
+    if whitelist == "older":
+        old.server("resign", "-f", "-d", "120").succeeded()
+    else:
+        with new.store() as store:
+            store.delete(WHITELIST_KEY)
+    assert between_directories.copy().succeeded().document["changed"]
+    assert signed(new) == (signed(old)[0], manifest)
+    assert "good" in new.server("tag", "-l").succeeded().stdout
+    new.check()
+
+
+def test_a_whitelist_that_is_signed_there_meanwhile_stays(between_directories: Move, source: Path) -> None:
+    old, new = between_directories.old, between_directories.new
+    old.ingest(mirror(source))
+    between_directories.copied()
+    old.server("resign", "-f", "-d", "90").succeeded()
+
+    def sign() -> None:
+        new.server("resign", "-f", "-d", "120").succeeded()
+
+    with pytest.raises(ConcurrentPublish, match=f"has replaced {WHITELIST_KEY} in"):
+        copy(MeanwhileEnvironment(new, WHITELIST_KEY, sign), NAME, CopyOptions(**between_directories.options))
+    whitelist = Whitelist.parse(signed(new)[0])
+    assert whitelist.remaining().days > 100
+
+
+def test_the_whitelist_of_another_master_key_is_not_replaced(between_directories: Move, source: Path) -> None:
+    between_directories.old.ingest(mirror(source))
+    between_directories.copied()
+    with between_directories.new.store() as store:
+        whitelist = Whitelist.parse(store.get(WHITELIST_KEY))
+        store.put(WHITELIST_KEY, whitelist.signed(MasterKey.generate()))
+    between_directories.refuses("has another whitelist", "is not signed by a trusted master key", "add --overwrite")
+    assert between_directories.copy("--overwrite").succeeded().document["changed"]
+    between_directories.new.check()
 
 
 def test_there_must_be_a_repository_of_that_key(between_directories: Move, tmp_path: Path) -> None:

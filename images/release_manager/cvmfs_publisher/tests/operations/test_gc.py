@@ -5,18 +5,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import random
 import re
 import shutil
 import signal
+import sqlite3
+import threading
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from faults import EXIT_CODE, Fault
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from wire import LOSE, PASS, Fate, Proxy, Request, answer
 
@@ -30,18 +35,18 @@ from cvmfs_publisher.errors import (
     PreconditionFailed,
     RepositoryError,
     StorageError,
+    UnansweredDeletion,
 )
 from cvmfs_publisher.operations import tags
 from cvmfs_publisher.operations.check import check
 from cvmfs_publisher.operations.gc import GcOptions, GcReport, collect
 from cvmfs_publisher.operations.publish import PublishOptions, publish
 from cvmfs_publisher.operations.transaction import abort, open_transaction
-from cvmfs_publisher.repository.lease import CLOCK_MARGIN, LEASE_KEY
+from cvmfs_publisher.repository.lease import CLOCK_MARGIN, LEASE_KEY, LIFETIME
 from cvmfs_publisher.repository.manifest import MANIFEST_KEY
 from cvmfs_publisher.repository.reflog import REFLOG_KEY, ReferenceType, Reflog
 from cvmfs_publisher.repository.status import last_time
 from cvmfs_publisher.storage import Permit, S3Config, S3Store, Version
-from cvmfs_publisher.storage.faults import EXIT_CODE, Fault
 from operations.conftest import from_template
 from operations.managers import NAME, ReleaseManager, make, mirror, s3_settings
 from operations.reading import below, on_disk, published
@@ -140,7 +145,8 @@ class _Model:
     def gc(self, number: int) -> None:
         kept = self.revisions[-1 - number :]
         trunk_tags = self.revisions[-2:]  # `trunk` and `trunk-previous` are tags, too
-        needed = frozenset[str]().union(*(keys for _, keys in (*kept, *trunk_tags, *self.tags.values())))
+        survivors = (*kept, *trunk_tags, *self.tags.values())
+        needed = frozenset[str]().union(*(keys for _, keys in survivors))
         before = content(self.manager)
         pretended = gc(self.manager, number, dry_run=True)
         assert content(self.manager) == before
@@ -153,6 +159,9 @@ class _Model:
         assert report.warnings == []
         assert gc(self.manager, number).condemned_objects == 0
         self.manager.check()
+        # Each revision knows the one before it: no later collection finds those before one that is gone.
+        gone = [number for number, revision in enumerate(self.revisions) if revision not in survivors]
+        self.revisions = self.revisions[max(gone, default=-1) + 1 :]
 
 
 def as_model(manager: ReleaseManager, tmp_path: Path, steps: list[Step]) -> None:
@@ -166,6 +175,7 @@ def as_model(manager: ReleaseManager, tmp_path: Path, steps: list[Step]) -> None
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
+@example(steps=[("publish", 1), ("publish", 26), ("publish", 11), ("gc", 0), ("tag", 0), ("gc", 2)])
 def test_exactly_what_is_needed_survives(template: Path, tmp_path: Path, steps: list[Step]) -> None:
     base = tmp_path / f"{time.monotonic_ns()}"
     as_model(from_template(template, base), base / "sources", steps)
@@ -221,8 +231,7 @@ def test_a_publisher_that_sleeps_in_its_commit(manager: ReleaseManager, tmp_path
         publish(environment, NAME, ChangeSet((mirror(first),)), PublishOptions())
     assert manager.manifest().revision == revision
     for release_manager in (manager, other):  # the session, and the lease
-        with contextlib.suppress(NotInTransaction):
-            abort(release_manager.environment, NAME, force=True)
+        abort_quietly(release_manager)
     manager.check()
     manager.ingest(mirror(first))
     manager.check()
@@ -281,6 +290,65 @@ def test_a_collection_that_sleeps(manager: ReleaseManager, tmp_path: Path, monke
     time.sleep(3)
     gc(other)
     other.check()
+
+
+def test_a_collection_whose_lease_is_broken(
+    manager: ReleaseManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it is deleting cannot be published before it is certain that no deletion comes any more."""
+    monkeypatch.setattr("cvmfs_publisher.operations.gc._BATCH", 1)
+    first = with_garbage(manager, tmp_path)
+    other = manager.another("other")
+    told: list[str] = []
+
+    def publish_it() -> None:
+        told.extend(abort(other.environment, NAME, force=True))
+        with contextlib.suppress(LeaseHeld):
+            other.ingest(mirror(first))
+
+    environment = MeanwhileEnvironment(manager, "delete data/", publish_it)
+    with pytest.raises((LeaseHeld, NotInTransaction)) as caught:
+        collect(environment, NAME, GcOptions(revisions=0))
+    other.check()
+    assert "was broken" in str(caught.value)
+    (warning,) = told
+    match = re.match(rf"{NAME} can be published to from (.+ UTC) on, in (\d+) seconds. The lease was not ", warning)
+    assert match is not None, warning
+    assert LIFETIME <= int(match[2]) + 60 <= LIFETIME + CLOCK_MARGIN + 60
+    for command in (["transaction"], ["ingest", "-d", "other"]):
+        outcome = other.server(*command)
+        assert outcome.code
+        assert f"Until {match[1]}, storage may carry out what was being deleted" in outcome.stderr
+    assert "can be published to from" in other.server("abort", "-f").succeeded().stderr
+    other.expire_lease(CLOCK_MARGIN + 1)
+    other.ingest(mirror(first))
+    other.check()
+    assert below(published(other).tree, b"sw") == on_disk(first)
+
+
+def test_a_collection_hears_that_its_lease_was_broken(
+    s3: ReleaseManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not go on until its last renewal ends."""
+    monkeypatch.setattr("cvmfs_publisher.operations.gc._BATCH", 1)
+    monkeypatch.setattr("cvmfs_publisher.operations.transaction._RENEW_EVERY", 0.05)
+    collectable(s3)
+    s3.ingest(mirror(make(tmp_path / "many", **{f"f{number}": f"content {number}" for number in range(400)})))
+    for number in range(2):
+        s3.ingest(mirror(make(tmp_path / f"next{number}", other=f"{number}")))
+    other = s3.another("other")
+    environment = FaultyEnvironment(s3, [Fault(operations=("delete_many",), delay=0.1, times=10_000)])
+    told: list[str] = []
+
+    def tell(name: str) -> None:
+        told.append(name)
+        if len(told) == 20:
+            abort(other.environment, NAME, force=True)
+
+    with pytest.raises(LeaseHeld, match="was broken"):
+        collect(environment, NAME, GcOptions(revisions=0), tell=tell)
+    deleted = [key for operation, key in environment.faulty.operations if operation == "delete_many"]
+    assert 0 < len(deleted) < 300
 
 
 def test_many_that_fall_asleep(manager: ReleaseManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,6 +484,18 @@ def test_a_deletion_without_an_answer(s3: ReleaseManager, s3_bucket: S3Config, t
     s3.check()
 
 
+def test_an_unanswered_deletion_whose_permit_ends(manager: ReleaseManager, tmp_path: Path) -> None:
+    """The lease is renewed, and everything is deleted; but that one may still be carried out later."""
+    with_garbage(manager, tmp_path)
+    unanswered = Fault(operations=("delete_many",), error=UnansweredDeletion("The lease has expired"))
+    report = collect(FaultyEnvironment(manager, [unanswered]), NAME, GcOptions(revisions=0))
+    assert "ends by itself within 4 minutes" in report.warnings[0]
+    with pytest.raises(LeaseHeld):
+        manager.ingest(mirror(tmp_path / "first"))
+    manager.expire_lease(CLOCK_MARGIN + 1)
+    manager.check()
+
+
 # Interruptions
 
 
@@ -450,6 +530,53 @@ def dies_doing(manager: ReleaseManager, fault: Fault, do: Callable[[FaultyEnviro
 def abort_quietly(manager: ReleaseManager) -> None:
     with contextlib.suppress(NotInTransaction):
         abort(manager.environment, NAME, force=True)
+    lease = manager.lease()
+    if lease is not None and lease.is_broken:
+        manager.expire_lease(CLOCK_MARGIN + 1)
+        abort(manager.environment, NAME, force=True)
+
+
+def test_a_failure_locks_nobody_out(manager: ReleaseManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deletions that are under way come to their end, and then the lease is given back."""
+    monkeypatch.setattr("cvmfs_publisher.operations.gc._BATCH", 1)
+    with_garbage(manager, tmp_path)
+    under_way, told = threading.Event(), []
+
+    def tell(name: str) -> None:
+        told.append(name)
+        if len(told) > 1:
+            assert under_way.wait(20)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def delete() -> None:
+        under_way.set()
+        time.sleep(0.5)
+
+    environment = MeanwhileEnvironment(manager, "delete data/", delete)
+    with pytest.raises(OSError, match="No space left"):
+        collect(environment, NAME, GcOptions(revisions=0), tell=tell)
+    with manager.store() as store:
+        assert not store.exists(f"data/{told[0][:2]}/{told[0][2:]}")
+    manager.ingest(mirror(tmp_path / "first"))
+    manager.check()
+
+
+def test_a_second_interruption_does_not_give_the_lease_back(
+    manager: ReleaseManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes while deletions come to their end, which they may not have done."""
+
+    class Interrupted(ThreadPoolExecutor):
+        def shutdown(self, *arguments: bool, **options: bool) -> None:
+            super().shutdown(*arguments, **options)
+            raise KeyboardInterrupt
+
+    first = with_garbage(manager, tmp_path)
+    monkeypatch.setattr("cvmfs_publisher.operations.gc.ThreadPoolExecutor", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        gc(manager)
+    with pytest.raises(LeaseHeld):
+        manager.ingest(mirror(first))
 
 
 def test_what_was_being_deleted_cannot_be_tagged(local: ReleaseManager, tmp_path: Path) -> None:
@@ -611,6 +738,14 @@ def test_the_command(local: ReleaseManager, tmp_path: Path) -> None:
         assert abs((last_time(store, "last_gc") or 0) - time.time()) < 60
 
 
+def test_a_full_disk_of_the_deletion_log(local: ReleaseManager, tmp_path: Path) -> None:
+    with_garbage(local, tmp_path)
+    outcome = local.server("gc", "-r", "0", "-f", "-L", "/dev/full").succeeded()
+    assert outcome.stderr == "Warning: The deletion log /dev/full is not complete: No space left on device\n"
+    assert gc(local).condemned_objects == 0
+    local.ingest(mirror(make(tmp_path / "next", file="content")))
+
+
 def test_refusals(local: ReleaseManager, tmp_path: Path) -> None:
     local.refuses(
         "gc", "-f", says=["Garbage collection is not enabled for test.example.org", "CVMFS_GARBAGE_COLLECTION"]
@@ -649,3 +784,21 @@ def test_automatically(local: ReleaseManager, tmp_path: Path) -> None:
     local.check()
     local.configure(CVMFS_AUTO_GC_TIMESPAN="whenever")
     local.refuses("ingest", "-d", "sw", says=["CVMFS_AUTO_GC_TIMESPAN=whenever is no point in time"])
+
+
+@pytest.mark.parametrize(
+    "error", [StorageError("broken"), OSError(errno.ENOSPC, "full"), sqlite3.OperationalError("full")]
+)
+def test_a_publish_does_not_fail_for_its_garbage(
+    local: ReleaseManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    collectable(local)
+    local.configure(CVMFS_AUTO_GC="true", CVMFS_AUTO_GC_TIMESPAN="now", CVMFS_AUTO_GC_LAPSE="now")
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("cvmfs_publisher.operations.gc._Collection.run", fail)
+    (warning,) = local.ingest(mirror(make(tmp_path / "first", file="content"))).warnings
+    assert warning.startswith("The automatic garbage collection failed: ")
+    assert below(published(local).tree, b"sw").keys() == {b"", b"file"}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import Fault
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
@@ -28,12 +29,12 @@ from cvmfs_publisher.operations.rollback import rollback
 from cvmfs_publisher.operations.snapshots import are_outdated
 from cvmfs_publisher.operations.transaction import open_transaction
 from cvmfs_publisher.repository import Tag
+from cvmfs_publisher.repository.lease import LEASE_KEY
 from cvmfs_publisher.repository.reflog import REFLOG_KEY, ReferenceType, Reflog
-from cvmfs_publisher.storage.faults import Fault
 from operations.conftest import from_template
 from operations.managers import NAME, ReleaseManager, make, merge, mirror
 from operations.reading import published, served
-from operations.stores import FaultyEnvironment
+from operations.stores import FaultyEnvironment, MeanwhileEnvironment
 from operations.trees import Node, trees, write
 
 WRITES = ("put", "put_if_absent", "put_if_match")
@@ -310,6 +311,21 @@ def test_refused_rollbacks(local: ReleaseManager) -> None:
     local.refuses("rollback", "-f", says=["has no revision before the last that it could go back to without a tag's"])
 
 
+def test_who_undoes_a_revision_undoes_no_other(local: ReleaseManager) -> None:
+    """Not even one that is published after it was looked at, and before the lease is taken."""
+    release(local, "one")
+    release(local, "two")
+    environment = MeanwhileEnvironment(local, LEASE_KEY, lambda: release(local.another("other"), "three"))
+    with pytest.raises(RepositoryError, match=r"Revision 3 of .* cannot be undone: the newest one is 4"):
+        rollback(environment, NAME, undo=3)
+    local.refuses("rollback", "-f", "--undo", "3", says=["Revision 3 of", "the newest one is 4. Name a tag (-t)"])
+    local.refuses("rollback", "-f", "--undo", "5", says=["Revision 5 of"])
+    assert "not allowed with" in local.server("rollback", "-f", "--undo", "4", "-t", "one").stderr
+    assert local.manifest().revision == 4
+    local.server("rollback", "-f", "--undo", "4").succeeded()
+    assert text_of(local, local.manifest().root_hash) == "two"
+
+
 # Branches
 
 
@@ -320,7 +336,7 @@ def test_a_branch_leaves_the_main_line_alone(local: ReleaseManager) -> None:
     out = local.server("checkout", "-b", "fix", "-t", "one").succeeded().stdout
     one = tags.inspect(local.environment, NAME, "one")
     assert out == f"Checked out tag one ({one.root_hash.hex}) onto new branch fix\n"
-    assert "[checked out tag 'one' on branch 'fix']" in local.run("list").stdout
+    assert " [checked out tag 'one' on branch 'fix'])\n" in local.run("list").stdout
     local.server("transaction").succeeded()
     local.refuses("checkout", says=["has the transaction"])
     assert "needs a tag, as nothing else leads to it. Add -a" in local.server("publish").stderr
@@ -521,6 +537,26 @@ def test_tags_of_a_repository_that_is_not_configured_here(local: ReleaseManager,
         assert local.server("info", "-k", key, "--json").succeeded().document["public_key"] == str(key)
 
 
+def test_room_for_what_is_not_configured_here(
+    local: ReleaseManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system's place for temporary files is in memory in our containers."""
+    with local.environment.scratch_for_reading(f"http://127.0.0.1/{NAME}") as directory:
+        assert directory.parent == local.environment.spool_dir(local.environment.settings(NAME))
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    monkeypatch.setattr("cvmfs_publisher.operations.environment.SPOOL", spool)
+    for variable, expected in (("", spool), (str(local.tmp), local.tmp)):
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        if variable:
+            monkeypatch.setenv("TMPDIR", variable)
+        else:
+            monkeypatch.delenv("TMPDIR", raising=False)
+        with local.environment.scratch_for_reading("http://127.0.0.1/other.example.org/") as directory:
+            assert directory.parent == expected
+        assert not directory.exists()
+
+
 # Differences
 
 
@@ -638,5 +674,7 @@ def test_ways_to_name_a_revision(local: ReleaseManager) -> None:
         local.refuses("diff", "-s", text, says=[says])
     local.refuses("diff", "--worktree", says=["has no transaction open here"])
     open_transaction(local.environment, NAME)
+    for option in (["-m"], ["-h"], ["-i"], ["-s", "trunk"], ["-d", "trunk"], ["-k", "/etc"]):
+        local.refuses("diff", "-w", *option, says=["-w compares with what the transaction began with"])
     outcome = local.server("diff", "-w")
     assert (outcome.code, outcome.stdout) == (1, "")

@@ -57,7 +57,7 @@ class Host:
 @pytest.fixture(autouse=True)
 def _spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep what import chooses by itself away from this machine's own directories."""
-    monkeypatch.setattr(mkfs_module, "_SPOOL", tmp_path / "var-spool")
+    monkeypatch.setattr(mkfs_module, "SPOOL", tmp_path / "var-spool")
 
 
 @pytest.fixture

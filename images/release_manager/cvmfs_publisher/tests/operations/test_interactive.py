@@ -12,6 +12,7 @@ import shutil
 import stat
 import struct
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,8 +22,9 @@ from hypothesis import HealthCheck, Phase, note, reject, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from cvmfs_publisher.errors import NotInTransaction
-from cvmfs_publisher.mount import system
+from cvmfs_publisher.mount import system, unmount
 from cvmfs_publisher.mount.overlay import UnionKind
+from cvmfs_publisher.operations import transaction
 from cvmfs_publisher.operations.interactive import worktree_changes
 from operations.conftest import from_template
 from operations.managers import NAME, PROGRAM, ReleaseManager
@@ -312,8 +314,9 @@ def test_only_what_changed_is_published(checkout: Checkout) -> None:
     (checkout.root / "a").mkdir()
     (checkout.root / "a/file").write_text("one")
     assert worktree_changes(checkout.manager.environment, NAME).paths.added == [b"a", b"a/file"]
-    shown = checkout.manager.server("diff", "-w", "-m").succeeded().stdout
-    assert shown.count("a/file") == 1
+    shown = checkout.manager.server("diff", "-w").succeeded().stdout
+    lines = [f"[{kind}] /cvmfs/{NAME}{path}" for kind, path in (("add", "/a"), ("add", "/a/file"), ("mod", ""))]
+    assert sorted(shown.splitlines()) == lines
     first = checkout.manager.server("publish", "--json").succeeded().document
     assert first["paths"]["added"] == ["a", "a/file"]
     checkout.open()
@@ -381,7 +384,7 @@ def test_changes_are_found_whatever_the_algorithm(checkout: Checkout, algorithm:
     checkout.manager.server("publish").succeeded()
     checkout.open()
     (checkout.root / "file").write_text("two")
-    assert checkout.manager.server("diff", "-w", "-m").succeeded().stdout.count("/file") == 1
+    assert checkout.manager.server("diff", "-w").succeeded().stdout == f"[mod] /cvmfs/{NAME}/file\n"
     assert worktree_changes(checkout.manager.environment, NAME).paths.modified == [b"file"]
 
 
@@ -411,6 +414,26 @@ def test_mounts_that_were_lost_come_back(checkout: Checkout) -> None:
     (checkout.root / "more").write_text("more")
     checkout.manager.server("publish").succeeded()
     assert published(checkout.manager).tree.keys() == {b"", b"file", b"more"}
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["opened", "mounted again"])
+def test_the_lease_is_renewed_while_it_is_mounted(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """Also where no container's entry point does that."""
+    monkeypatch.setattr(transaction, "_RENEW_EVERY", 0.1)
+    checkout.open()
+    if again:
+        system.unmount(checkout.root)
+        unmount(next(checkout.manager.spool.glob("interactive-*")) / "rdonly")
+        checkout.manager.server("mount").succeeded()
+    checkout.manager.expire_lease(10)
+    deadline = time.monotonic() + 30
+    while checkout.manager.lease().expires < time.time():  # type: ignore[union-attr]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    checkout.manager.server("publish").succeeded()
+    assert checkout.manager.lease().is_released  # type: ignore[union-attr]
 
 
 def test_mounting_takes_an_interactive_transaction(checkout: Checkout) -> None:

@@ -9,6 +9,7 @@ import random
 import signal
 import struct
 import subprocess
+import sys
 import tarfile
 import termios
 import time
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from faults import EXIT_CODE, Fault
 
 from cvmfs_publisher.changes.archive import IN_MEMORY
 from cvmfs_publisher.changes.change_set import ChangeSet
@@ -28,9 +30,8 @@ from cvmfs_publisher.operations.transaction import abort
 from cvmfs_publisher.repository.lease import CLOCK_MARGIN
 from cvmfs_publisher.repository.manifest import MANIFEST_KEY
 from cvmfs_publisher.repository.reflog import REFLOG_KEY
-from cvmfs_publisher.storage.faults import EXIT_CODE, Fault
 from operations.conftest import from_template
-from operations.managers import NAME, ReleaseManager, local_settings, make, mirror
+from operations.managers import NAME, ReleaseManager, State, local_settings, make, mirror, soon
 from operations.reading import Tree, below, on_disk, published
 from operations.stores import FaultyEnvironment
 
@@ -151,6 +152,63 @@ def large(tmp_path: Path) -> Path:
     return make(tmp_path / "large", **{f"d{n % 10}__f{n}": os.urandom(3000) for n in range(300)})
 
 
+SLOW = """
+import os, signal, sys, time
+from cvmfs_publisher.cli.main import main
+from cvmfs_publisher.storage import LocalStore, S3Store
+
+def slow(put):
+    def put_slowly(self, key, *arguments, **options):
+        time.sleep(0.05 if key.startswith("data/") else 0)
+        return put(self, key, *arguments, **options)
+    return put_slowly
+
+def slow_in(name, seconds, change):
+    def change_slowly(self, key, data, *arguments, **options):
+        if name == "delete" or b'"is_released": true' in data:
+            os.write(2, name.encode() + bytes([10]))
+            time.sleep(seconds)
+        return change(self, key, data, *arguments, **options)
+    return change_slowly
+
+for kind in (LocalStore, S3Store):
+    kind.put = slow(kind.put)
+    kind.put_if_match = slow_in("release", RELEASE, kind.put_if_match)
+    kind.delete_many = slow_in("delete", 1, kind.delete_many)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have it ignored by what they run in the background
+main(sys.argv[1:])
+"""
+
+
+def start_slowly(
+    manager: ReleaseManager, command: str, *arguments: str | Path, release: float = 0
+) -> subprocess.Popen[bytes]:
+    """Start a command in which uploads and deletions take their time, and that takes seconds to give the lease back."""
+    return subprocess.Popen(
+        [sys.executable, "-c", SLOW.replace("RELEASE", str(release)), *manager.argv(command, *arguments)[1:]],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=manager.process_environment,
+    )
+
+
+def begin_slowly(manager: ReleaseManager, source: Path, *, release: float = 0) -> subprocess.Popen[bytes]:
+    """Start to publish a source, which takes seconds, and return the process once it has begun."""
+    process = start_slowly(manager, "ingest", "--mirror", "--directory", source, "-b", "sw", release=release)
+    soon(lambda: not manager.state().lease_is_free)
+    return process
+
+
+def is_at(process: subprocess.Popen[bytes], what: bytes) -> None:
+    """Wait until a process says that it begins to do something."""
+    assert process.stderr is not None
+    while line := process.stderr.readline():  # in no other way: what is read ahead would be lost
+        if line.strip() == what:
+            return
+    pytest.fail(f"it has ended before: {what!r}")
+
+
 def test_kill(manager: ReleaseManager, large: Path, tmp_path: Path) -> None:
     first = make(tmp_path / "first", **FIRST)
     manager.ingest(mirror(first))
@@ -159,14 +217,19 @@ def test_kill(manager: ReleaseManager, large: Path, tmp_path: Path) -> None:
     manager.server("ingest", "--mirror", "--dry-run", "--directory", large, "-b", "sw").succeeded()
     duration = 2 * (time.monotonic() - started)
     revision = 2
+    moments = random.Random(0)  # noqa: S311
     for number in range(6):
-        process = manager.start("ingest", "--mirror", "--directory", large, "-b", "sw")
-        time.sleep(random.uniform(0.1, 1) * duration)  # noqa: S311
+        if number == 0:
+            process = begin_slowly(manager, large)
+        else:
+            process = manager.start("ingest", "--mirror", "--directory", large, "-b", "sw")
+            time.sleep(moments.uniform(0.1, 1) * duration)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         found = published(manager)
         assert below(found.tree, b"sw") in (old, new)
         assert problems_of(manager) == []
+        assert number or not manager.state().lease_is_free
         # Back to the start, by this host or another
         survivor = manager.another(f"survivor-{number}") if number % 2 else manager
         if not manager.state().lease_is_free:
@@ -180,24 +243,93 @@ def test_kill(manager: ReleaseManager, large: Path, tmp_path: Path) -> None:
         survivor.check()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals(manager: ReleaseManager, large: Path, number: signal.Signals) -> None:
-    """Unlike SIGKILL, they leave time to clean up."""
-    before = manager.state()
-    process = manager.start("ingest", "--directory", large, "-b", "sw")
-    deadline = time.monotonic() + 60
-    while not (manager.spool / "transaction.json").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(number)
+def assert_cleaned_up(process: subprocess.Popen[bytes], manager: ReleaseManager, before: State, large: Path) -> None:
+    """An ingest that was told to end has left all as it was `before`, and can be repeated."""
     stdout, stderr = process.communicate(timeout=60)
-    if process.returncode == 0:
-        pytest.skip("it was faster than the signal")
     assert (process.returncode, stdout) == (130, b"")
     assert stderr.splitlines()[-1] == b"cvmfs_server ingest: interrupted."
     assert manager.state() == before
     manager.server("ingest", "--directory", large, "-b", "sw").succeeded()
     manager.check()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals(manager: ReleaseManager, large: Path, number: signal.Signals) -> None:
+    """Unlike SIGKILL, they leave time to clean up."""
+    before = manager.state()
+    process = begin_slowly(manager, large)
+    process.send_signal(number)
+    assert_cleaned_up(process, manager, before, large)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_twice(manager: ReleaseManager, large: Path, number: signal.Signals) -> None:
+    """As from timeout(1) and impatient hands: the cleaning up comes to its end all the same."""
+    before = manager.state()
+    process = begin_slowly(manager, large, release=0.5)
+    process.send_signal(number)
+    is_at(process, b"release")
+    process.send_signal(number)
+    assert_cleaned_up(process, manager, before, large)
+
+
+def with_garbage(manager: ReleaseManager, tmp_path: Path) -> None:
+    """Publish some revisions, and keep only the two that the newest tags name."""
+    manager.configure(CVMFS_GARBAGE_COLLECTION="true", CVMFS_AUTO_TAG="false")
+    for number in range(3):
+        manager.ingest(mirror(make(tmp_path / f"old{number}", old=f"{number}" * 1000)))
+    manager.ingest(mirror(make(tmp_path / "newest", **SECOND)))
+
+
+def test_a_garbage_collection_that_is_interrupted_twice(manager: ReleaseManager, tmp_path: Path) -> None:
+    """It deletes nothing once it has given the lease back, which it does not if it cannot tell; nobody loses anything.
+
+    The first interruption comes as soon as a thread begins, when the pool may not know it yet.
+    """
+    with_garbage(manager, tmp_path)
+    process = start_slowly(manager, "gc", "-f", "-r", "0", release=0.5)
+    is_at(process, b"delete")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    lines = process.communicate(timeout=60)[1].splitlines()
+    assert process.returncode == 130
+    assert lines[-1] == b"cvmfs_server gc: interrupted."
+    assert [line for line in lines if line.startswith(b"delete")] == []
+    assert (b"release" in lines) == manager.state().lease_is_free
+    goes_on(manager, tmp_path / "old0", by_waiting=not manager.state().lease_is_free)
+
+
+def test_an_abort_that_is_interrupted_twice(manager: ReleaseManager) -> None:
+    """The transaction is open, or it is not; the next abort ends it."""
+    before = manager.state()
+    manager.server("transaction").succeeded()
+    process = start_slowly(manager, "abort", "-f", release=0.5)
+    is_at(process, b"release")
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60)[1].splitlines()[-1] == b"cvmfs_server abort: interrupted."
+    assert process.returncode in (130, -signal.SIGTERM)  # the latter if Python was about to end
+    manager.server("abort", "-f").succeeded()
+    assert manager.state() == before
+    manager.server("transaction").succeeded()
+
+
+def test_who_insists_does_not_wait(manager: ReleaseManager, large: Path, tmp_path: Path) -> None:
+    """And leaves things as SIGKILL does, with the lease."""
+    first = make(tmp_path / "first", **FIRST)
+    manager.ingest(mirror(first))
+    process = begin_slowly(manager, large, release=60)
+    process.send_signal(signal.SIGINT)
+    is_at(process, b"release")
+    time.sleep(2.1)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[1].splitlines()[-1].startswith(b"cvmfs_server: interrupted again, and left")
+    assert process.returncode == 130
+    assert not manager.state().lease_is_free
+    assert below(published(manager).tree, b"sw") == on_disk(first)
+    assert problems_of(manager) == []
+    goes_on(manager, large, by_waiting=False)
 
 
 def test_archive_that_does_not_go_on(manager: ReleaseManager) -> None:

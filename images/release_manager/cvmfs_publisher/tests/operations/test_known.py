@@ -33,9 +33,9 @@ def environment(tmp_path: Path) -> Environment:
     return environment
 
 
-def publish(environment: Environment, source: Path, base_dir: str) -> PublishResult:
+def publish(environment: Environment, source: Path, base_dir: str, *, checksum: bool = False) -> PublishResult:
     changes = ChangeSet.of_ingest(source=str(source), base_dir=base_dir, delete=[], mirror=True)
-    return ingest(environment, NAME, changes, PublishOptions())
+    return ingest(environment, NAME, changes, PublishOptions(checksum=checksum))
 
 
 @pytest.mark.parametrize("marker", [False, True], ids=["one catalog", "nested catalogs"])
@@ -66,6 +66,30 @@ def test_small_publish_looks_at_nothing(environment: Environment, tmp_path: Path
     (release / "file").write_text("some text")
     assert publish(environment, release, "sw/1.0").new_objects == 1
     assert publish(environment, release, "sw/1.1").new_objects == 1
+
+
+@pytest.mark.parametrize("base_dir", ["sw/1.0", "sw/1.1"], ids=["same place", "another place"])
+@pytest.mark.parametrize("count", [1, 1000], ids=["small", "large"])
+def test_what_was_lost_is_uploaded_again(environment: Environment, tmp_path: Path, count: int, base_dir: str) -> None:
+    """With checksum, nothing is believed; and what is there is not uploaded again."""
+    release = tmp_path / "release"
+    release.mkdir()
+    for number in range(count):
+        (release / f"{number}").write_text(f"file {number}")
+    (release / "large").write_bytes(b"".join(number.to_bytes(4) for number in range(5000)))
+    data = tmp_path / "storage" / "data"
+    before = set(data.rglob("*"))
+    publish(environment, release, "sw/1.0")
+    objects = (path for path in data.rglob("*") if path.is_file() and path not in before)
+    lost = [path for path in objects if not path.name.endswith(("C", "H", "M", "X"))]
+    for path in lost:
+        path.unlink()
+    assert check(environment, NAME).problems
+    assert publish(environment, release, base_dir, checksum=True).new_objects == len(lost)
+    assert check(environment, NAME, integrity=True).problems == []
+    if base_dir == "sw/1.0":
+        again = publish(environment, release, base_dir, checksum=True)
+        assert (again.changed, again.new_objects) == (False, 0)
 
 
 @pytest.mark.parametrize("count", [1, 1000], ids=["small", "large"])

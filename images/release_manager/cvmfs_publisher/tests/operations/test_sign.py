@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -74,7 +75,8 @@ class Service:
 
     def signed(self) -> list[tuple[int, str]]:
         """Return revisions and root catalogs of what it has signed, as its log says."""
-        lines = re.findall(rf"^\S+ signed {NAME} revision (\d+), root catalog (\w+), for ", self.log(), re.MULTILINE)
+        form = rf"^\S+ signed {NAME} revision (\d+), root catalog (\w+), manifest \w+, for "
+        lines = re.findall(form, self.log(), re.MULTILINE)
         return [(int(revision), root_hash) for revision, root_hash in lines]
 
     def send(self, data: bytes) -> dict[str, str]:
@@ -246,9 +248,18 @@ def test_a_service_whose_key_is_not_listed(local: ReleaseManager, local_service:
         certificates = [other.certificate]
         master = MasterKey.load(local.keys / f"{NAME}.masterkey")
         store.put(WHITELIST_KEY, Whitelist.create(NAME, certificates).signed(master))
+    outcome = local.server("resign", "-p", "-f")
+    assert outcome.code == 1
+    assert f"sign it where the repository key is: cvmfs_server resign -p -f {NAME}" in outcome.stderr
+    (local.keys / f"{NAME}.crt").unlink()
+    for suffix in ("key", "crt"):
+        shutil.copy(local_service.host.keys / f"{NAME}.{suffix}", local.keys)
     local.server("resign", "-p", "-f").succeeded()
+    assert local_service.signed() == []
+    (local.keys / f"{NAME}.key").unlink()
     local.ingest(mirror(source))
     local.check()
+    assert [revision for revision, _ in local_service.signed()] == [2]
 
 
 @pytest.mark.usefixtures("local_service")
@@ -312,6 +323,7 @@ def test_who_does_as_publishers_do(asker: Asker) -> None:
     certificate = Certificate.load(asker.service.host.keys / f"{NAME}.crt")
     hash_text = ContentHash.of(text, asker.manifest.root_hash.algorithm).hex.encode()
     assert certificate.verify(hash_text, base64.b64decode(answer["signature"]))
+    assert f", manifest {hash_text.decode()}, for " in asker.service.log()
 
 
 ABSENT = ContentHash.parse("00" * 20)
@@ -336,9 +348,23 @@ ATTACKS: dict[str, tuple[Callable[[Asker], dict[str, str]], str]] = {
         lambda asker: _ended(asker, lambda: asker.lease(holder=f"x\n signed {NAME}", session="00")),
         f'"x\\n signed {NAME}" holds the lease',
     ),
+    "the lease of nobody": (lambda asker: _ended(asker, lambda: asker.lease(session="\ud800")), "holds the lease on"),
+    "the lease of a number": (lambda asker: _ended(asker, lambda: asker.lease(session=5)), "is no lease"),
+    "the lease of a long name": (
+        lambda asker: _ended(asker, lambda: asker.lease(holder="x" * 100000, session="00")),
+        "x... holds the lease on",
+    ),
     "lease that is none": (lambda asker: _ended(asker, lambda: _put(asker, LEASE_KEY, b"[]")), "is no lease"),
     "earlier revision": (lambda asker: asker.asks(revision=0), "Revision 0 is neither the current one, 1, nor next"),
     "revision far ahead": (lambda asker: asker.asks(revision=4), "Revision 4 is neither the current one"),
+    "on top of what a stranger has signed": (
+        lambda asker: _strangers(asker, revision=2**62, timestamp=2**40),
+        "which is not in the whitelist",
+    ),
+    "what a stranger has signed": (
+        lambda asker: _strangers(asker, 0, revision=2**62, timestamp=2**40),
+        "which is not in the whitelist",
+    ),
     "current revision with other content": (
         lambda asker: asker.asks(revision=1, root_hash=ABSENT),
         "Revision 1 is published already, with another root catalog",
@@ -381,6 +407,7 @@ ATTACKS: dict[str, tuple[Callable[[Asker], dict[str, str]], str]] = {
         "The manifest has no usable revision",
     ),
     "garbage": (lambda asker: asker.service.send(b"\xff\x00{"), "The request is not understood"),
+    "a long line": (lambda asker: asker.asks(b"C" * 60000), "is not a content hash"),
     "nothing": (lambda asker: asker.service.send(b""), "The request is not understood"),
     "a deep document": (lambda asker: asker.service.send(b"[" * 60000), "The request is not understood"),
     "half a character": (lambda asker: asker.service.ask(manifest="\ud800", session=""), "is not understood"),
@@ -423,6 +450,7 @@ def _is_refused(asker: Asker, attack: str) -> None:
     assert "Traceback" not in log
     assert len(log.splitlines()) == 2  # when it was started, and the refusal
     assert f" refused {NAME}: " in log.splitlines()[1]
+    assert len(log) < 1500
 
 
 def _ended(asker: Asker, change: Callable[[], None]) -> dict[str, str]:
@@ -439,6 +467,17 @@ def _lease(asker: Asker) -> dict[str, Any]:
 def _another_certificate(asker: Asker) -> ContentHash:
     with asker.manager.store() as store:
         return put_object(store, RepositoryKey.generate(NAME).certificate.pem, HashSuffix.CERTIFICATE)[0]
+
+
+def _strangers(asker: Asker, later: int = 1, **changes: Any) -> dict[str, str]:
+    """Publish as who may write to the storage can, and ask for a manifest that is so much later."""
+    key = RepositoryKey.generate(NAME)
+    with asker.manager.store() as store:
+        certificate = put_object(store, key.certificate.pem, HashSuffix.CERTIFICATE)[0]
+    published = replace(asker.manifest, certificate=certificate, **changes)
+    _put(asker, MANIFEST_KEY, published.signed(key))
+    revision, timestamp = published.revision + later, published.timestamp + later
+    return asker.asks(revision=revision, timestamp=timestamp)
 
 
 def _put(asker: Asker, key: str, data: bytes) -> None:

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from faults import Fault
 
 from cvmfs_publisher.changes.change_set import Change, ChangeSet, Deletion
 from cvmfs_publisher.errors import (
@@ -26,9 +29,11 @@ from cvmfs_publisher.operations import tags, transaction
 from cvmfs_publisher.operations.environment import Environment
 from cvmfs_publisher.operations.publish import PublishOptions, PublishResult, ingest, publish
 from cvmfs_publisher.operations.resign import resign_manifest, resign_whitelist
-from cvmfs_publisher.operations.transaction import Session, abort, find_session, open_transaction
+from cvmfs_publisher.operations.transaction import Session, SessionLease, abort, find_session, open_transaction
+from cvmfs_publisher.repository import ServerConfig
 from cvmfs_publisher.repository.lease import CLOCK_MARGIN, LEASE_KEY
-from cvmfs_publisher.storage.faults import Fault
+from cvmfs_publisher.storage import ObjectStore
+from cvmfs_publisher.storage.requester import Answer, Requester
 from operations.managers import NAME, ReleaseManager, make, mirror
 from operations.reading import below, on_disk, published
 from operations.stores import FaultyEnvironment, MeanwhileEnvironment
@@ -257,6 +262,30 @@ def test_the_lease_is_renewed_during_long_publishes(
     assert seen[-1] > time.time()
 
 
+def test_who_keeps_a_lease_keeps_its_connections(manager: ReleaseManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each renewal is a request; only what went wrong makes it begin anew."""
+    session = begin(manager)
+    environment = manager.environment
+    opened: list[ObjectStore] = []
+
+    def store(settings: ServerConfig) -> ObjectStore:
+        opened.append(Environment.store(environment, settings))
+        return opened[-1]
+
+    monkeypatch.setattr(environment, "store", store)
+    with contextlib.closing(SessionLease(environment, session)) as lease:
+        for _ in range(3):
+            manager.expire_lease(5)  # somebody else writes it, too, and so it has another version each time
+            lease.renew()
+            assert manager.lease().expires > time.time()  # type: ignore[union-attr]
+        assert len(opened) == 1
+        manager.another("other").server("abort", "-f").succeeded()
+        for _ in range(2):
+            with pytest.raises(NotInTransaction):
+                lease.renew()
+        assert len(opened) == 2
+
+
 def test_a_lease_that_cannot_be_given_back_is_a_warning(manager: ReleaseManager, source: Path) -> None:
     """What is published is published."""
     manager.ingest(Deletion(b"new_repository"))
@@ -321,6 +350,35 @@ def test_who_was_aborted_leaves_the_next_transaction_alone(manager: ReleaseManag
     assert finish(manager, mirror(source), transaction_id=following[0].id).revision == 2
 
 
+def test_an_ingest_opens_the_storage_once(
+    manager: ReleaseManager, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time costs a connection, and the trial of how conditions are taken."""
+    opened = []
+    open_store = Environment.store
+
+    def store(self: Environment, settings: ServerConfig) -> ObjectStore:
+        opened.append(settings.repository)
+        return open_store(self, settings)
+
+    monkeypatch.setattr(Environment, "store", store)
+    ingest(manager.environment, NAME, ChangeSet((mirror(source),)), PublishOptions())
+    assert opened == [NAME]
+
+
+def test_an_ingest_takes_few_requests(s3: ReleaseManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = []
+    request = Requester.request
+
+    def note(self: Requester, method: str, target: str, *arguments: Any, **options: Any) -> Answer:
+        requests.append(f"{method} {target}")
+        return request(self, method, target, *arguments, **options)
+
+    monkeypatch.setattr(Requester, "request", note)
+    ingest(s3.environment, NAME, ChangeSet((mirror(make(tmp_path / "one", file="1")),)), PublishOptions())
+    assert len(requests) <= 30, requests
+
+
 def test_a_session_file_that_is_damaged(manager: ReleaseManager) -> None:
     begin(manager)
     (file,) = manager.spool.iterdir()
@@ -353,11 +411,12 @@ def test_a_lost_lease_calls_the_publish_off(
     """What is still to be uploaded would be in vain."""
     monkeypatch.setattr(transaction, "_RENEW_EVERY", 0.05)
     large = make(tmp_path / "large", **{f"f{number}": f"{number}" for number in range(400)})
-    slow = FaultyEnvironment(local, [Fault(operations=("put",), keys="data/*", delay=0.05, times=10_000)])
-    open_transaction(slow, NAME)
     other = local.another("other")
-    threading.Timer(0.5, abort, [other.environment, NAME], {"force": True}).start()
+    slow = [Fault(operations=("put",), keys="data/*", delay=0.05, times=10_000)]
+    environment = MeanwhileEnvironment(
+        local, "data/", lambda: abort(other.environment, NAME, force=True), nth=20, plan=slow
+    )
+    open_transaction(environment, NAME)
     with pytest.raises(NotInTransaction):
-        publish(slow, NAME, ChangeSet((mirror(large),)), PublishOptions())
-    uploaded = [key for operation, key in slow.faulty.operations if operation == "put"]
-    assert len(uploaded) < 400
+        publish(environment, NAME, ChangeSet((mirror(large),)), PublishOptions())
+    assert 20 <= len(environment.written) < 400

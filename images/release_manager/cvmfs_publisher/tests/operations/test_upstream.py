@@ -146,7 +146,7 @@ def test_a_command_whose_lease_is_lost_is_ended_before_it_commits(
             return process
 
     program = Sleepy(local, script="import time; time.sleep(60)")
-    with pytest.raises(NotInTransaction):
+    with pytest.raises(LeaseHeld, match="was broken"):
         upstream.run(local.environment, ["tag", "-a", "v1", NAME], program)
     assert program.seen == [("tag", "-a", "v1", NAME)]
 

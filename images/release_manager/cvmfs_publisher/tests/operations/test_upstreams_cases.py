@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from cvmfs_publisher.repository.status import STATUS_KEY
 from operations.managers import NAME, ReleaseManager, make
 from operations.reading import below, on_disk, published
 from operations.trees import pack
@@ -440,6 +442,7 @@ def test_collection_waits_for_nobody(collectable: ReleaseManager) -> None:
 
 def test_all_repositories_are_checked(local: ReleaseManager, source: Path, tmp_path: Path) -> None:
     mirror(local, source)
+    local.configure(CVMFS_CHECK_ALL_MIN_DAYS="0")
     assert "no problems found" in local.run("check", "-a").succeeded().stdout
     another = tmp_path / "manager" / "etc" / "repositories.d" / "another.example.org"
     shutil.copytree(local.server_conf.parent, another)
@@ -452,3 +455,27 @@ def test_all_repositories_are_checked(local: ReleaseManager, source: Path, tmp_p
     shutil.rmtree(another)
     shutil.rmtree(local.server_conf.parent)
     assert "No repositories are configured" in local.run("check", "-a").stderr
+
+
+def test_a_repository_that_was_found_whole_lately_is_spared(local: ReleaseManager, source: Path) -> None:
+    mirror(local, source)
+    local.server("check").succeeded()  # on its own, it is noted only where that is done already
+    assert "no problems found" in local.run("check", "-a").succeeded().stdout
+    with local.store() as store:
+        assert json.loads(store.get(STATUS_KEY))["check_status"] == "succeeded"
+    spared = local.run("check", "-a").succeeded().stdout
+    assert "Found whole on" in spared
+    assert "Checked" not in spared
+    local.configure(CVMFS_CHECK_ALL_MIN_DAYS="0")
+    assert "no problems found" in local.run("check", "-a").succeeded().stdout
+    local.configure(CVMFS_CHECK_ALL_MIN_DAYS="3")
+    with local.store() as store:
+        (key, *_) = (info.key for info in store.list("data/") if info.key[-1] not in "CHMX")
+        content = store.get(key)
+        store.delete(key)
+        store.put(STATUS_KEY, b'{"last_check": "Mon Nov 23 15:58:09 UTC 2020", "check_status": "succeeded"}')
+        assert local.run("check", "-a").code == 1
+        assert local.run("check", "-a").code == 1  # again: it was not found whole
+        store.put(key, content)
+        local.server("check").succeeded()
+    assert "Found whole on" in local.run("check", "-a").succeeded().stdout

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cvmfs_publisher.content import ContentHash, HashSuffix
 from cvmfs_publisher.errors import CorruptObject, RepositoryError, UsageError
-from cvmfs_publisher.repository import History, Manifest, Reflog, Tag
+from cvmfs_publisher.repository import History, Manifest, Reflog, Tag, document
 from cvmfs_publisher.repository.reflog import ReferenceType
 
 from .conftest import NAME
@@ -214,3 +214,17 @@ def test_damaged_databases_are_named(data: bytes) -> None:
         History.parse(data)
     with pytest.raises(CorruptObject, match="reflog"):
         Reflog.parse(data)
+
+
+def test_sqlite_without_serialize_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As EL 9's. What a publisher on one distribution has lost, one on another restores byte for byte."""
+    history = History(NAME)
+    for revision in range(1, 400):
+        history.add(tag(f"v{revision}", revision, description="x" * 200))
+    data = history.serialise()
+    monkeypatch.setattr(document, "_HAS_SERIALIZE", False)
+    assert history.serialise() == data
+    assert History.parse(data).tags() == history.tags()
+    for damaged in (b"x", b"x" * 5000, data[:5000]):
+        with pytest.raises(CorruptObject, match="is damaged"):
+            History.parse(damaged)

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from faults import Fault, FaultyStore
 
 from cvmfs_publisher.errors import CorruptObject, EndpointUnreachable, LeaseHeld, NotInTransaction
 from cvmfs_publisher.repository import Lease
@@ -20,7 +21,6 @@ from cvmfs_publisher.repository.lease import (
     peek,
 )
 from cvmfs_publisher.storage import LocalStore
-from cvmfs_publisher.storage.faults import Fault, FaultyStore
 
 from .conftest import NAME
 
@@ -45,8 +45,22 @@ def clock() -> Clock:
     return Clock()
 
 
-def acquire(store: LocalStore | FaultyStore, clock: Clock, session: str = "mine", holder: str = "alice@host") -> Lease:
-    return Lease.acquire(store, NAME, session=session, holder=holder, transaction="id-1", base_revision=7, clock=clock)
+def acquire(
+    store: LocalStore | FaultyStore,
+    clock: Clock,
+    session: str = "mine",
+    holder: str = "alice@host",
+    base_revision: int = 7,
+) -> Lease:
+    return Lease.acquire(
+        store,
+        NAME,
+        session=session,
+        holder=holder,
+        transaction="id-1",
+        base_revision=base_revision,
+        clock=clock,
+    )
 
 
 def test_one_holder_at_a_time(store: LocalStore, clock: Clock) -> None:
@@ -129,6 +143,52 @@ def test_a_lease_can_be_broken(store: LocalStore, clock: Clock) -> None:
     acquire(store, clock, "other")
 
 
+def test_a_lease_that_is_no_transactions_ends_no_earlier_for_being_broken(store: LocalStore, clock: Clock) -> None:
+    """Its holder may be deleting, and what storage has accepted cannot be called back."""
+    lease = acquire(store, clock, base_revision=0)
+    clock.now += 100
+    lease.renew()
+    end = clock.now + LIFETIME + CLOCK_MARGIN
+    clock.now += 1
+    broken = break_lease(store, clock)
+    assert broken is not None
+    assert (broken.holder, broken.free_from, broken.is_broken) == ("alice@host", end, True)
+    assert break_lease(store, clock) == broken
+    with pytest.raises(LeaseHeld, match="was broken"):
+        lease.renew()
+    with pytest.raises(LeaseHeld, match="was broken"):
+        Lease.resume(store, NAME, "mine", clock)
+    with pytest.raises(LeaseHeld, match="was broken"):
+        Lease.resume(store, NAME, "", clock)
+    lease.release()
+    clock.now = end
+    for session in ("mine", "other"):
+        with pytest.raises(LeaseHeld, match="Until 2023-11-14 22:19:00 UTC, storage may carry out what was being"):
+            acquire(store, clock, session)
+    clock.now += 1
+    other = acquire(store, clock, "other", base_revision=0)
+    with pytest.raises(LeaseHeld, match="has a transaction open"):
+        lease.renew()
+    clock.now = other.info.free_from + 1
+    ended = break_lease(store, clock)
+    assert ended is not None
+    assert ended.is_released
+
+
+def test_other_versions_read_it(store: LocalStore, clock: Clock) -> None:
+    """The first one refuses what has more fields, and knows of no broken leases."""
+    lease = acquire(store, clock, base_revision=0)
+    break_lease(store, clock)
+    document = json.loads(store.get(LEASE_KEY))
+    names = "version holder transaction path base_revision acquired expires session is_released"
+    assert sorted(document) == sorted(names.split())
+    assert (document["version"], document["is_released"], document["expires"]) == (1, False, lease.info.expires)
+    store.put(LEASE_KEY, json.dumps({**document, "of_a_later_version": 1}).encode())
+    info = peek(store)
+    assert info is not None
+    assert info.is_broken
+
+
 def test_one_winner_of_a_race(store: LocalStore, clock: Clock) -> None:
     for _ in range(20):
         won: list[Lease] = []
@@ -166,3 +226,13 @@ def test_what_is_no_lease_is_named(store: LocalStore, clock: Clock, data: bytes)
     store.put(LEASE_KEY, data)
     with pytest.raises(CorruptObject, match="is no lease"):
         acquire(store, clock)
+
+
+def test_a_lease_that_was_given_back_is_not_renewed(store: LocalStore, clock: Clock) -> None:
+    """Nor does a thread that knows nothing of it get a permit that lasts."""
+    lease = acquire(store, clock)
+    lease.release()
+    clock.now += 10
+    with pytest.raises(NotInTransaction):
+        lease.renew()
+    assert lease.permit().expires == clock.now - 10

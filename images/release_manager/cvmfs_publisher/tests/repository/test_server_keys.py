@@ -11,7 +11,7 @@ import pytest
 import cvmfs_publisher
 from cvmfs_publisher.errors import ConfigurationError
 from cvmfs_publisher.repository import ServerConfig
-from cvmfs_publisher.repository.server_keys import KEYS, Key, Treatment, as_document, require_supported
+from cvmfs_publisher.repository.server_keys import KEYS, Key, Treatment, as_document, require_supported, without_effect
 
 DOCUMENT = Path(__file__).parents[5] / "docs" / "server-conf.md"
 SOURCES = Path(cvmfs_publisher.__file__).parent
@@ -92,6 +92,11 @@ def test_each(key: Key) -> None:
 def test_what_nobody_knows(name: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{name} in server.conf is no setting of a release manager"):
         require_supported(ServerConfig({name: ""}, "server.conf"))
+
+
+def test_what_has_no_effect_is_said() -> None:
+    (warning,) = without_effect(ServerConfig({"CVMFS_LOG_LEVEL": "4", "CVMFS_INFO_HEADER": "OFF", "X": "y"}))
+    assert warning == "CVMFS_LOG_LEVEL has no effect: messages do not have levels"
 
 
 def test_settings_of_others() -> None:

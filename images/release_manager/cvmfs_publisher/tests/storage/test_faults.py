@@ -6,11 +6,11 @@ from __future__ import annotations
 import os
 
 import pytest
+from faults import EXIT_CODE, Fault, FaultyStore
 from wire import stopwatch
 
 from cvmfs_publisher.errors import EndpointUnreachable, QuotaExceeded
 from cvmfs_publisher.storage import LocalStore
-from cvmfs_publisher.storage.faults import EXIT_CODE, Fault, FaultyStore
 
 
 def test_fails_where_told(store_local: LocalStore) -> None:

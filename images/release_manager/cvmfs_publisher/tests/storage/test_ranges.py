@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
 from operations.reading import served
 
-from cvmfs_publisher.content import Compression, ContentHash, fetch_large_object
+from cvmfs_publisher.content import Compression, ContentHash, HashAlgorithm, fetch_large_object, verify_object
 from cvmfs_publisher.errors import CorruptObject, ObjectNotFound
 from cvmfs_publisher.storage import HttpStore, LocalStore, ObjectStore
 
@@ -57,6 +59,8 @@ def test_what_is_no_proper_stream_is_refused(tmp_path: Path, stored: bytes) -> N
     store.put(name.key(), stored)
     with pytest.raises(CorruptObject, match=name.key()):
         fetch_large_object(store, name, Compression.ZLIB, tmp_path / "target")
+    with pytest.raises(CorruptObject, match=name.key()):
+        verify_object(store, name, Compression.ZLIB)
 
 
 def test_what_does_not_match_its_name_is_refused(tmp_path: Path) -> None:
@@ -67,3 +71,29 @@ def test_what_does_not_match_its_name_is_refused(tmp_path: Path) -> None:
         fetch_large_object(store, name, Compression.ZLIB, tmp_path / "target")
     with pytest.raises(ObjectNotFound, match="is missing"):
         fetch_large_object(store, ContentHash.of(b"none"), Compression.ZLIB, tmp_path / "target")
+    with pytest.raises(CorruptObject, match="does not match its name"):
+        verify_object(store, name, Compression.ZLIB)
+    with pytest.raises(ObjectNotFound, match="is missing"):
+        verify_object(store, ContentHash.of(b"none"), Compression.ZLIB)
+
+
+@pytest.mark.parametrize("algorithm", [HashAlgorithm.SHA1, HashAlgorithm.SHAKE128])
+@pytest.mark.parametrize("compression", Compression)
+def test_an_object_is_verified_in_little_memory(
+    tmp_path: Path, compression: Compression, algorithm: HashAlgorithm
+) -> None:
+    """Of what it is decompressed to, too."""
+    store = LocalStore(tmp_path / "storage")
+    for data in (b"", bytes(200 << 20), os.urandom(100 << 20)):
+        stored = compression.compress(data)
+        name = ContentHash.of(stored, algorithm)
+        store.put(name.key(), stored)
+        size = len(stored)
+        del data, stored
+        tracemalloc.start()
+        try:
+            assert verify_object(store, name, compression) == size
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert most < 20 << 20

@@ -127,6 +127,11 @@ def test_no_retries_means_none() -> None:
     assert parse("CVMFS_S3_MAX_RETRIES=0").retry.total == 0
 
 
+@pytest.mark.parametrize(("text", "dns"), [("no", False), ("FALSE", False), ("0", False), ("", True), ("On", True)])
+def test_switches(text: str, dns: bool) -> None:
+    assert parse(f"CVMFS_S3_DNS_BUCKETS={text}").dns_buckets is dns
+
+
 def test_fills_in_the_repository_name() -> None:
     config = parse(base=MINIMAL.replace("=cvmfs\n", "=@fqrn@\n"), prefix="cvmfs/sw.example.org")
     assert (config.bucket, config.prefix) == ("sw.example.org", "cvmfs/sw.example.org")
@@ -153,6 +158,9 @@ def test_names_what_is_missing(name: str) -> None:
         ("CVMFS_S3_X_AMZ_ACL=public", "CVMFS_S3_X_AMZ_ACL=public"),
         ("CVMFS_S3_BUCKET=a/b", "CVMFS_S3_BUCKET=a/b"),
         ("CVMFS_S3_PROXY=socks://a", "CVMFS_S3_PROXY"),
+        ("CVMFS_S3_USE_HTTPS=ture", "CVMFS_S3_USE_HTTPS=ture in .* is neither true nor false"),
+        ("CVMFS_S3_DNS_BUCKETS=nope", "CVMFS_S3_DNS_BUCKETS=nope in .* is neither true nor false"),
+        ("CVMFS_S3_PEEK_BEFORE_PUT=2", "CVMFS_S3_PEEK_BEFORE_PUT=2 in .* is neither true nor false"),
         ("CVMFS_S3_REGION=a b", "Line 6 of .* is not of the form NAME=value"),
         ("CVMFS_S3_REGION='a", "Line 6 of .* is not of the form NAME=value"),
         ("rm -rf /", "Line 6 of .* is not of the form NAME=value"),
@@ -185,7 +193,7 @@ def test_reads_quoted_values_as_a_shell_does(secret: str) -> None:
     assert config.secret_key == secret
 
 
-@given(st.text("ab \"'\\#$`;=", min_size=1))
+@given(st.text("ab \"'\\#$`;=~:", min_size=1))
 def test_reads_whatever_it_accepts_as_a_shell_does(text: str) -> None:
     try:
         config = parse(base=MINIMAL.replace("SECRET_KEY=secret", f"SECRET_KEY={text}"))

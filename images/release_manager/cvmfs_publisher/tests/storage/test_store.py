@@ -20,6 +20,7 @@ def test_reads_what_was_written(store: ObjectStore, key: str, data: bytes) -> No
     assert store.get(key) == data
     assert store.get_versioned(key) == (data, version)
     assert store.exists(key)
+    assert store.size(key) == len(data)
 
 
 def test_replaces(store: ObjectStore) -> None:
@@ -31,6 +32,7 @@ def test_replaces(store: ObjectStore) -> None:
 
 def test_says_what_is_missing(store: ObjectStore) -> None:
     assert not store.exists("data/00/nothing")
+    assert store.size("data/00/nothing") is None
     with pytest.raises(ObjectNotFound, match="nothing"):
         store.get("data/00/nothing")
     with pytest.raises(ObjectNotFound, match="nothing"):

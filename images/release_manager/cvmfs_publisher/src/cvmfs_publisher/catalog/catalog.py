@@ -351,11 +351,6 @@ class Catalog:
         text = self._property("TTL")
         return int(text) if text else None
 
-    @property
-    def is_volatile(self) -> bool:
-        """Whether clients should evict the content first."""
-        return int(self._property("volatile") or 0) != 0
-
     def properties(self) -> dict[str, str]:
         """Return everything in the properties table."""
         with self._errors():
@@ -533,21 +528,18 @@ class WritableCatalog(Catalog):
             )
             connection.executemany("DELETE FROM catalog WHERE parent_1 = ? AND parent_2 = ?", directories)
 
-    def rows_below(self, path: bytes) -> tuple[list[Row], list[Row]]:
-        """Return the rows of everything in the directory `path`, at any depth, and of their chunks."""
+    def rows_below(self, path: bytes) -> Iterator[Row]:
+        """Yield the rows of everything in the directory `path`, at any depth. The catalog must not change meanwhile."""
+        return self._select_below(path, f"SELECT {self._select} FROM catalog WHERE parent_1 = ? AND parent_2 = ?")  # noqa: S608
+
+    def chunk_rows_below(self, path: bytes) -> Iterator[Row]:
+        """Yield the rows of the chunks of everything in the directory `path`, as `rows_below`."""
+        return self._select_below(path, f"SELECT * FROM chunks WHERE {_CHUNKED_IN_DIRECTORY}")  # noqa: S608
+
+    def _select_below(self, path: bytes, query: str) -> Iterator[Row]:
         with self._errors():
-            rows: list[Row] = []
-            chunks: list[Row] = []
             for key in self._connection.execute(_DIRECTORIES_BELOW, paths.md5path(path)).fetchall():
-                rows += self._connection.execute(
-                    f"SELECT {self._select} FROM catalog WHERE parent_1 = ? AND parent_2 = ?",  # noqa: S608
-                    key,
-                )
-                chunks += self._connection.execute(
-                    f"SELECT * FROM chunks WHERE {_CHUNKED_IN_DIRECTORY}",  # noqa: S608
-                    key,
-                )
-            return rows, chunks
+                yield from self._connection.execute(query, key)
 
     def touch(self, path: bytes, entry: DirectoryEntry) -> None:
         """Give the directory `path` the metadata of `entry`; flags and link count stay."""
@@ -684,8 +676,8 @@ class WritableCatalog(Catalog):
 
     def finish(
         self, *, revision: int, timestamp: int, previous: ContentHash | None, subtree: Counters
-    ) -> tuple[bytes, Statistics]:
-        """Return the bytes to publish, and the counters in them.
+    ) -> tuple[Path, Statistics]:
+        """Return a new file to publish, and the counters in it.
 
         :param revision: the catalog's new revision
         :param timestamp: seconds since 1970
@@ -702,11 +694,8 @@ class WritableCatalog(Catalog):
             schema.store_statistics(connection, statistics)
         with self._errors():
             self._end_transaction()
-            try:
-                schema.copy_canonical(self._connection, target)
-                return target.read_bytes(), statistics
-            finally:
-                target.unlink(missing_ok=True)
+            schema.copy_canonical(self._connection, target)
+        return target, statistics
 
     def set_property(self, key: str, value: str | None) -> None:
         """Set a property of the catalog, or remove it."""

@@ -115,11 +115,6 @@ class DirectoryEntry:
         return stat.S_ISLNK(self.mode)
 
     @property
-    def is_special(self) -> bool:
-        """Whether it is a device, pipe or socket."""
-        return not (self.is_directory or self.is_regular or self.is_symlink)
-
-    @property
     def is_device(self) -> bool:
         return stat.S_ISCHR(self.mode) or stat.S_ISBLK(self.mode)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from .. import paths
 from ..content import ContentHash, fetch_object
-from ..errors import PublisherError
+from ..errors import CorruptObject, ObjectNotFound, PublisherError
 from .catalog import Catalog, NestedReference, corrupt
 
 if TYPE_CHECKING:
@@ -23,6 +23,18 @@ if TYPE_CHECKING:
     from .statistics import Counters, Statistics
 
 _MAX_OPEN = 24
+
+
+def fetch_catalog(store: ObjectStore, reference: NestedReference) -> bytes:
+    """Return a catalog's database.
+
+    :raises ObjectNotFound, CorruptObject: naming its directory
+    """
+    try:
+        return fetch_object(store, reference.hash)
+    except (ObjectNotFound, CorruptObject) as error:
+        message = f"The catalog of /{paths.display(reference.path)} cannot be read: {error.message}"
+        raise type(error)(message, remedy=error.remedy) from None
 
 
 class Node:
@@ -221,7 +233,7 @@ class CatalogTree:
         if data is None:
             if node.reference is None:
                 raise corrupt(node.path, "there is no catalog")
-            data = fetch_object(self._store, node.reference.hash)
+            data = fetch_catalog(self._store, node.reference)
         file = self._new_file()
         try:
             file.write_bytes(data)

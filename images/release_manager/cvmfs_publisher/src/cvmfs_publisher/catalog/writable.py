@@ -13,18 +13,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .. import paths
-from ..content import ContentHash, fetch_object
+from ..content import ContentHash, mapped
 from ..errors import PublisherError, SourceError, UsageError
 from .catalog import Catalog, NestedReference, WritableCatalog, as_nested_root, corrupt
 from .entry import MARKER, DirectoryEntry, Flag, pack_xattrs
 from .statistics import Counters, Statistics
-from .tree import CatalogTree, Node
+from .tree import CatalogTree, Node, fetch_catalog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from ..storage import ObjectStore
+    from ..storage import Bytes, ObjectStore
 
 _TRANSFERS = 8
 
@@ -202,8 +202,6 @@ class WritableCatalogTree(CatalogTree):
         outer = self._host(path)
         if outer.path == path:
             return
-        catalog = self._change(outer)
-        rows, chunks = catalog.rows_below(path)
         moved = [nested for nested in outer.references if paths.is_below(nested, path)]
         subtree = Counters()
         for nested in moved:
@@ -212,8 +210,9 @@ class WritableCatalogTree(CatalogTree):
         inner = Node(path, outer, None)
         inner_catalog = self._create(inner)
         inner_catalog.insert(path, as_nested_root(entry))
-        inner_catalog.insert_rows(rows)
-        inner_catalog.insert_chunk_rows(chunks)
+        catalog = self._change(outer)
+        inner_catalog.insert_rows(catalog.rows_below(path))
+        inner_catalog.insert_chunk_rows(catalog.chunk_rows_below(path))
         inner.subtree = subtree
         inner.is_changed = True
         self._move_references(moved, outer, inner)
@@ -233,10 +232,9 @@ class WritableCatalogTree(CatalogTree):
         if inner.path != path or outer is None:
             raise UsageError(f"/{paths.display(path)} is no nested catalog")
         catalog = self._change(inner)
-        rows, chunks = catalog.rows_below(path)
         outer_catalog = self._change(outer)
-        outer_catalog.insert_rows(outer_catalog.shift_groups(rows))
-        outer_catalog.insert_chunk_rows(chunks)
+        outer_catalog.insert_rows(outer_catalog.shift_groups(catalog.rows_below(path)))
+        outer_catalog.insert_chunk_rows(catalog.chunk_rows_below(path))
         outer_catalog.set_flag(path, Flag.NESTED_MOUNTPOINT, False)
         self._move_references(list(inner.references), inner, outer)
         outer.subtree = _known(outer.subtree) - _known(inner.accounted) + _known(inner.subtree)
@@ -274,7 +272,7 @@ class WritableCatalogTree(CatalogTree):
         pending: deque[tuple[Node, Future[bytes] | None]] = deque()
         for node in nodes:
             reference = node.reference if node.catalog is None else None
-            pending.append((node, pool.submit(fetch_object, self._store, reference.hash) if reference else None))
+            pending.append((node, pool.submit(fetch_catalog, self._store, reference) if reference else None))
             if len(pending) == _TRANSFERS:
                 first, fetched = pending.popleft()
                 yield first, fetched.result() if fetched else None
@@ -306,7 +304,7 @@ class WritableCatalogTree(CatalogTree):
 
     def commit(
         self,
-        put: Callable[[bytes], tuple[ContentHash, int]],
+        put: Callable[[Bytes], tuple[ContentHash, int]],
         revision: int,
         timestamp: int,
         previous: ContentHash | None = None,
@@ -328,11 +326,10 @@ class WritableCatalogTree(CatalogTree):
             for level in reversed(self._changed_levels()):
                 pending: deque[_Upload] = deque()
                 for node in level:
-                    if len(pending) == 2 * _TRANSFERS:  # bounds the memory
+                    if len(pending) == 2 * _TRANSFERS:  # bounds the room that they take
                         written.append(self._take(pending.popleft()))
-                    data, statistics = self._finish(node, revision, timestamp)
-                    pending.append(_Upload(node, statistics, len(data), pool.submit(put, data)))
-                    del data
+                    file, statistics = self._finish(node, revision, timestamp)
+                    pending.append(_Upload(node, statistics, file.stat().st_size, pool.submit(_upload, file, put)))
                 written += map(self._take, pending)
         root, statistics = written[-1]
         return CommitResult(root.hash, root.size, tuple(reference.hash for reference, _ in written), statistics)
@@ -353,7 +350,7 @@ class WritableCatalogTree(CatalogTree):
         visit(self._root, 0)
         return [level for level in levels if level]
 
-    def _finish(self, node: Node, revision: int, timestamp: int) -> tuple[bytes, Statistics]:
+    def _finish(self, node: Node, revision: int, timestamp: int) -> tuple[Path, Statistics]:
         catalog = self._change(node)
         if None in node.references.values():
             raise corrupt(node.path, "a new nested catalog was not written")
@@ -552,6 +549,13 @@ class WritableCatalogTree(CatalogTree):
 
     def _open_catalog(self, file: Path) -> Catalog:
         return WritableCatalog(file)
+
+
+def _upload(file: Path, put: Callable[[Bytes], tuple[ContentHash, int]]) -> tuple[ContentHash, int]:
+    """Upload a finished catalog, and remove its file."""
+    with file.open("rb") as stream:
+        file.unlink()
+        return put(mapped(stream))
 
 
 def _known(counters: Counters | None) -> Counters:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Self
 
 from ..catalog.schema import sqlite_errors
-from ..errors import ObjectNotFound, SourceChanged, SourceError
+from ..errors import ObjectNotFound, PreconditionFailed, SourceChanged, SourceError
 from ..paths import ROOT, display, join
 from ..paths import name as name_of
 from ..paths import parent as parent_of
@@ -226,7 +226,7 @@ class _ObjectReader:
                 if part is None:
                     break
                 self._part = memoryview(part)
-        except ObjectNotFound:
+        except (ObjectNotFound, PreconditionFailed):
             raise _changed(self._label) from None
         count = min(len(buffer), len(self._part))
         buffer[:count] = self._part[:count]

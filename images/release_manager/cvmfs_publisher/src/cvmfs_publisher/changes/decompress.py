@@ -18,12 +18,19 @@ import zstandard
 from ..errors import UnreadableSource, UnsafeArchive
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from _typeshed import WriteableBuffer
 
 _BUFFER = 1 << 20
 _ZSTD_WINDOW = 1 << 27
 """Bytes of memory that an archive may ask for; what the zstd command allows without options."""
 
+
+_GZIP, _BZIP2, _XZ, _ZSTD = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"
+
+_LONGEST_FIELD = 4
+"""Bytes of what has to be read of a zstd frame in order to find its end."""
 
 _LOOK = 100
 """Milliseconds between two looks whether reading has been called off."""
@@ -68,6 +75,13 @@ class InterruptibleStream(io.RawIOBase):
             pass
 
 
+def is_compressed(start: bytes) -> bool:
+    """Say whether the first six bytes are those of something compressed."""
+    # Parallel writers of zstd begin with a frame of another kind, which is skipped
+    is_skipped = start[1:4] == b"\x2a\x4d\x18" and start[0] & 0xF0 == 0x50
+    return is_skipped or start.startswith((_GZIP, _BZIP2, _XZ, _ZSTD))
+
+
 def open_tar_stream(stream: BinaryIO | InterruptibleStream, label: str) -> BinaryIO:
     """Return the uncompressed form of `stream`, for reading; the first bytes tell what it is compressed with.
 
@@ -80,19 +94,73 @@ def open_tar_stream(stream: BinaryIO | InterruptibleStream, label: str) -> Binar
     """
     raw = io.BufferedReader(_Translated(stream, label), _BUFFER)
     start = raw.peek(6)
-    if start.startswith(b"\x1f\x8b"):
-        inner = cast(BinaryIO, gzip.GzipFile(fileobj=raw))
-    elif start.startswith(b"BZh"):
-        inner = cast(BinaryIO, bz2.BZ2File(raw))
-    elif start.startswith(b"\xfd7zXZ\0"):
-        inner = cast(BinaryIO, lzma.LZMAFile(raw))  # noqa: SIM115  (the caller reads it)
-    elif start.startswith(b"\x28\xb5\x2f\xfd") or (start[1:4] == b"\x2a\x4d\x18" and start[0] & 0xF0 == 0x50):
-        # Parallel writers begin with a frame of the second kind, which is skipped.
-        decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
-        inner = cast(BinaryIO, decompressor.stream_reader(raw, read_across_frames=True))
-    else:
+    if not is_compressed(start):
         return raw
+    if start.startswith(_GZIP):
+        inner = cast(BinaryIO, gzip.GzipFile(fileobj=raw))
+    elif start.startswith(_BZIP2):
+        inner = cast(BinaryIO, bz2.BZ2File(raw))
+    elif start.startswith(_XZ):
+        inner = cast(BinaryIO, lzma.LZMAFile(raw))  # noqa: SIM115  (the caller reads it)
+    else:
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
+        whole = cast(BinaryIO, _WholeFrames(raw))
+        inner = cast(BinaryIO, decompressor.stream_reader(whole, read_across_frames=True))
     return io.BufferedReader(_Translated(inner, label, compressed=True), _BUFFER)
+
+
+class _WholeFrames:
+    """A zstd stream that raises EOFError where it ends inside a frame, which the library takes for any other end."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._frame: Generator[int, bytes, None] | None = None
+        self._start = b""
+        """Of the current part of the frame."""
+        self._missing = 0
+        """Bytes of that part."""
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        if not data and self._frame is not None:
+            raise EOFError
+        position = 0
+        while position < len(data):
+            if self._frame is None:
+                self._frame = _parts_of_frame()
+                self._missing = next(self._frame)
+            end = min(len(data), position + self._missing)
+            if len(self._start) < _LONGEST_FIELD:
+                self._start += data[position : min(end, position + _LONGEST_FIELD)]
+            self._missing -= end - position
+            position = end
+            try:
+                while not self._missing:
+                    self._missing = self._frame.send(self._start)
+                    self._start = b""
+            except StopIteration:
+                self._frame, self._start = None, b""
+        return data
+
+
+def _parts_of_frame() -> Generator[int, bytes, None]:
+    """Yield the sizes of what a zstd frame consists of, one after the other, and get how each begins.
+
+    The format is that of RFC 8878, section 3.1. What is wrong with it, the library says.
+    """
+    if (yield 4) != _ZSTD:  # a frame that is skipped
+        yield int.from_bytes((yield 4), "little")
+        return
+    (flags,) = yield 1
+    is_single_segment = flags >> 5 & 1
+    yield (is_single_segment, 2, 4, 8)[flags >> 6] + (1 - is_single_segment) + (0, 1, 2, 4)[flags & 3]
+    is_last = False
+    while not is_last:
+        block = int.from_bytes((yield 3), "little")
+        is_last = bool(block & 1)
+        is_run = block >> 1 & 3 == 1
+        yield 1 if is_run else block >> 3
+    yield 4 * (flags >> 2 & 1)
 
 
 class _Translated(io.RawIOBase):

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Content from a directory."""
+"""Content from a directory.
+
+Whoever may write to it may exchange directories for symlinks while it is read. So each directory has to be the one that
+was found in its parent, and each file the one that was found in its directory (`FileSource`): nothing else is read.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
+import threading
 from collections.abc import Iterator, Mapping
 
 from ..content import FileSource
@@ -43,7 +49,8 @@ class DirectorySource:
         self._ignore_special_files = ignore_special_files
         self._with_xattrs = with_xattrs
         self._seen: dict[bytes, int] = {}
-        """Change times of directories, in nanoseconds, when their own attributes were read."""
+        """Directories as they were when their own attributes were read."""
+        self._dirtab: FileSource | None = None
         self._skipped = 0
         self._lost_xattrs = 0
         self._split_links = 0
@@ -53,7 +60,7 @@ class DirectorySource:
             raise unreadable(self._root, error) from error
         if not stat.S_ISDIR(self._root_status.st_mode):
             raise SourceError(f"{display(self._root)} is not a directory", remedy="Name a directory or a tar archive")
-        self._seen[self._root] = self._root_status.st_ctime_ns
+        self._seen[self._root] = _identity(self._root_status)
 
     def root(self) -> SourceEntry:
         """Return the root's own attributes."""
@@ -74,25 +81,29 @@ class DirectorySource:
             pending.extend(join(path, entry.name) for entry in reversed(entries) if entry.is_directory)
 
     def dirtab(self) -> bytes:
-        """Return the content of the ``.cvmfsdirtab`` in the root, a regular file."""
-        location = self._root + b"/" + DIRTAB
-        try:
-            with open(location, "rb") as file:
-                return file.read()
-        except OSError as error:
-            raise unreadable(location, error) from error
+        """Return the content of the ``.cvmfsdirtab`` in the root, a regular file that was listed.
+
+        :raises SourceError: when it cannot be read, or is not what was listed
+        """
+        if self._dirtab is None:
+            raise _changed(self._root)
+        with contextlib.closing(self._dirtab.open()) as reader:
+            text, buffer = bytearray(), memoryview(bytearray(1 << 16))
+            while count := reader.readinto(buffer):
+                text += buffer[:count]
+        return bytes(text)
 
     def verify(self) -> None:
         """Look whether any directory has changed since it was listed.
 
         :raises SourceChanged: if so
         """
-        for location, changed in self._seen.items():
+        for location, seen in self._seen.items():
             try:
-                now = os.stat(location, follow_symlinks=False).st_ctime_ns
+                is_same = _identity(os.stat(location, follow_symlinks=False)) == seen
             except OSError:
-                now = -1
-            if now != changed:
+                is_same = False
+            if not is_same:
                 raise _changed(location)
 
     @property
@@ -113,6 +124,8 @@ class DirectorySource:
         try:
             descriptor = os.open(location, _OPEN)
             try:
+                if _identity(os.fstat(descriptor)) != self._seen[location]:
+                    raise _changed(location)
                 with os.scandir(descriptor) as scan:
                     found = sorted((os.fsencode(item.name), item) for item in scan)
                 statuses = [(name, item.stat(follow_symlinks=False)) for name, item in found]
@@ -131,11 +144,14 @@ class DirectorySource:
         links: dict[tuple[int, int, int], list[SourceEntry]] = {}
         for name, status in found:
             path = location + b"/" + name
-            entry = self._entry(name, path, status)
+            # By the directory itself: another may have taken its place in the tree
+            entry = self._entry(name, b"/proc/self/fd/%d/%s" % (descriptor, name), status)
             if entry.is_directory:
-                self._seen[path] = status.st_ctime_ns
+                self._seen[path] = _identity(status)
             elif entry.is_regular:
-                entry.content = FileSource(path, status)
+                entry.content = source = FileSource(path, status)
+                if name == DIRTAB and location == self._root:
+                    self._dirtab = source
             elif entry.is_symlink:
                 entry.symlink = os.readlink(name, dir_fd=descriptor)
                 entry.size = len(entry.symlink)
@@ -157,6 +173,10 @@ class DirectorySource:
         return entries
 
     def _entry(self, name: bytes, path: bytes, status: os.stat_result) -> SourceEntry:
+        """Return an entry.
+
+        :param path: where its extended attributes are read
+        """
         mtime, mtime_ns = divmod(status.st_mtime_ns, 10**9)
         is_directory = stat.S_ISDIR(status.st_mode)
         return SourceEntry(
@@ -177,11 +197,14 @@ class DirectorySource:
         return kept
 
 
-def count_files(directory: str) -> Totals:
-    """Count regular files and their bytes below a directory, as far as they can be read; for showing progress only."""
+def count_files(directory: str, stop: threading.Event) -> Totals:
+    """Count regular files and their bytes below a directory, as far as they can be read; for showing progress only.
+
+    :param stop: once set, what is counted by then is returned
+    """
     files = size = 0
     pending = [os.fsencode(directory)]
-    while pending:
+    while pending and not stop.is_set():
         try:
             with os.scandir(pending.pop()) as scan:
                 for item in scan:
@@ -213,6 +236,11 @@ def unreadable(location: bytes, error: OSError) -> UnreadableSource:
         f"Cannot read {display(location)}: {error.strerror}",
         remedy="See that the file exists, and that the publishing user may read it",
     )
+
+
+def _identity(status: os.stat_result) -> int:
+    """Return what tells a directory from another, and from what it was before a change; a number takes least memory."""
+    return status.st_dev << 128 | status.st_ino << 64 | status.st_ctime_ns
 
 
 def _changed(location: bytes) -> SourceChanged:

@@ -100,7 +100,7 @@ class Draft:
     ) -> None:
         self.tree = tree
         self.options = options
-        self.report = ChangeReport.empty(options.max_paths)
+        self.report = ChangeReport.empty(options.max_paths, options.tell)
         self.contents = Contents(pipeline, self.report, options) if pipeline is not None else None
         self.dirtab = Dirtab()
         self.dirtab_error: SourceError | None = None
@@ -212,7 +212,7 @@ class Draft:
             for entry in self.tree.listing(path):
                 child = join(path, entry.name)
                 removed.add(child, entry)
-                if entry.is_nested_mountpoint and removed.is_truncated:
+                if entry.is_nested_mountpoint and removed.is_full:
                     # A nested catalog counts its root, which is counted here already.
                     counters = self.tree.catalog(child).statistics().total
                     files, directories = counters.regular + counters.special, counters.dir - counters.nested - 1

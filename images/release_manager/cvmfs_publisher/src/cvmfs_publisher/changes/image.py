@@ -15,7 +15,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import platform
 import stat
 import tarfile
@@ -72,13 +71,15 @@ class Image:
     """A container image in a directory or a tar file.
 
     :param source: the directory or the file
+    :param label: names it in messages
     :param reference: which image of several; by default there must be only one
     :raises SourceError: when there is no such image, or it is damaged
     :raises UnreadableSource: when the system cannot read it
     """
 
-    def __init__(self, source: Path, reference: str | None = None) -> None:
+    def __init__(self, source: Path, label: str, reference: str | None = None) -> None:
         self._source = source
+        self._label = label
         self._reference = reference
         self._archive: tarfile.TarFile | None = None
         if not source.is_dir():
@@ -89,7 +90,7 @@ class Image:
                     f"Cannot read {self}: {error.strerror}", remedy="Name a file that the publishing user may read"
                 ) from error
             except tarfile.TarError:
-                raise self._error("is no image: neither a directory, nor an uncompressed tar file") from None
+                raise self._error("is no image: neither a directory, nor a tar file") from None
         try:
             self.layers = self._oci_layers() if self._has("oci-layout") else self._docker_layers()
         except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -100,7 +101,7 @@ class Image:
             raise
 
     def __str__(self) -> str:
-        return f"image {display(os.fsencode(self._source))}"
+        return f"image {self._label}"
 
     def open(self, layer: Layer) -> BinaryIO:
         """Open a layer as it is stored."""

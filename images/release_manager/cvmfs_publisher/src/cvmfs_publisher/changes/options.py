@@ -15,6 +15,7 @@ from .change_set import Owner
 from .entry import FileContent
 from .limits import Limits
 from .owner_map import Owners
+from .report import Tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class ApplyOptions:
     :param external: publish new content as external, without storing it: ``CVMFS_EXTERNAL_DATA``
     :param direct_io: let clients bypass their page cache for new content
     :param max_paths: how many paths of each kind the report names
+    :param tell: told of all of them
     :param standard_input: what the source ``-`` is read from
     :param note_published: told of the content of published files that are read anew, as it need not be stored again
     :param progress: told of files that are as published; the pipeline tells of those that it takes
@@ -66,6 +68,7 @@ class ApplyOptions:
     external: bool = False
     direct_io: bool = False
     max_paths: int = 1000
+    tell: Tell | None = None
     standard_input: BinaryIO | None = None
     progress: Progress | None = None
     note_published: Callable[[FileContent], None] = lambda _: None

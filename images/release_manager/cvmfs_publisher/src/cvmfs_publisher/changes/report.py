@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+import functools
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 _Path = bytes  # the report has another use for that name
+
+Tell = Callable[[str, bytes], None]
+"""Is told of each path that changes, once that is known: ``add``, ``mod`` or ``rem``, and the path."""
 
 
 class Counted(Protocol):
@@ -48,15 +53,17 @@ class PathList:
     """The first paths of a set that may be large, in the order of their bytes.
 
     :param limit: how many to keep
+    :param tell: gets each path at once
     :ivar tally: all of them by their type
     """
 
-    __slots__ = ("_limit", "_paths", "count", "tally")
+    __slots__ = ("_limit", "_paths", "_tell", "count", "tally")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, tell: Callable[[bytes], None] | None = None) -> None:
         self.count = 0
         self.tally = Tally()
         self._limit = limit
+        self._tell = tell
         self._paths: list[bytes] = []
 
     def add(self, path: bytes, entry: Counted | None = None) -> None:
@@ -64,6 +71,8 @@ class PathList:
         self.count += 1
         if entry is not None:
             self.tally.add(entry)
+        if self._tell is not None:
+            self._tell(path)
         self._paths.append(path)
         if len(self._paths) > 2 * self._limit + 1000:
             self._shorten()
@@ -76,6 +85,11 @@ class PathList:
             self.tally.directories += tally.directories
             self.tally.symlinks += tally.symlinks
             self.tally.bytes += tally.bytes
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nobody wants more paths than there are."""
+        return self._tell is None and self.is_truncated
 
     @property
     def is_truncated(self) -> bool:
@@ -133,9 +147,11 @@ class ChangeReport:
             self.removed.tally.add(old)
 
     @classmethod
-    def empty(cls, max_paths: int) -> ChangeReport:
-        """Return a report of no changes, which can name `max_paths` paths of each kind."""
-        return cls(PathList(max_paths), PathList(max_paths), PathList(max_paths))
+    def empty(cls, max_paths: int, tell: Tell | None = None) -> ChangeReport:
+        """Return a report of no changes, which can name `max_paths` paths of each kind, and tells of all of them."""
+        kinds = ("add", "mod", "rem")
+        added, modified, removed = (PathList(max_paths, tell and functools.partial(tell, kind)) for kind in kinds)
+        return cls(added, modified, removed)
 
     @property
     def changed(self) -> bool:

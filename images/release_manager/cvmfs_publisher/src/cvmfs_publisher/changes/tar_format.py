@@ -22,10 +22,14 @@ from ..paths import display
 TRANSFER = "Fetch or make the archive again"
 REPACK = "Unpack the archive and publish the directory, or pack it again with 'tar --format=posix'"
 
+_REPACK_WHOLE = "Unpack the archive and publish the directory, or pack it again without --sparse"
+
 _BLOCK = 512
 _ZERO_BLOCK = bytes(_BLOCK)
 _STEP = 1 << 20
 """Bytes that are skipped at a time, and the limit of an extension header."""
+_MAX_MAP = 16 << 20
+"""Bytes of a sparse file's map: about a million pieces."""
 _MAX_DIGITS = 32
 """Of a decimal number: more than 64 bits have, and fewer than Python refuses to convert."""
 
@@ -190,17 +194,14 @@ class TarReader:
         else:
             self._piece = (False, self._left)
             return self._left
-        layout = []
         position = 0
         for offset, length in extents:
             if offset < position or length < 0:
                 break
-            layout += [(True, offset - position), (False, length)]
             position = offset + length
         else:
             if position <= size and sum(length for _, length in extents) == self._left:
-                layout.append((True, size - position))
-                self._layout = iter(layout)
+                self._layout = _pieces(extents, size)
                 return size
         raise self.error("is a sparse file with a damaged map", remedy=TRANSFER)
 
@@ -218,21 +219,19 @@ class TarReader:
             more = block[504]
 
     def _pax_extents(self) -> _Extents:
-        """Read the map in front of the content: decimal numbers, one a line, in whole blocks."""
-        text = b""
+        """Read the map in front of the content: how many pieces there are, then offset and size of each."""
+        numbers = self._map_numbers()
+        return [(next(numbers), next(numbers)) for _ in range(next(numbers))]
 
-        def numbers(count: int) -> list[bytes]:
-            nonlocal text
-            while text.count(b"\n") < count:
-                if self._left < _BLOCK or len(text) > _STEP:
-                    raise self.error("is a sparse file with a damaged map", remedy=TRANSFER)
-                text += self._take(_BLOCK)
-            *lines, text = text.split(b"\n", count)
-            return lines
-
-        pairs = self._decimal(numbers(1)[0])
-        values = [self._decimal(number) for number in numbers(2 * pairs)]
-        return list(zip(values[::2], values[1::2], strict=True))
+    def _map_numbers(self) -> Iterator[int]:
+        """Yield decimal numbers, which are one a line, in whole blocks; those behind the last are not looked at."""
+        rest = b""
+        for _ in range(_MAX_MAP // _BLOCK):
+            if self._left < _BLOCK:
+                raise self.error("is a sparse file with a damaged map", remedy=TRANSFER)
+            *lines, rest = (rest + self._take(_BLOCK)).split(b"\n")
+            yield from map(self._decimal, lines)
+        raise self.error(f"is a sparse file with a map of more than {_MAX_MAP >> 20} MiB", remedy=_REPACK_WHOLE)
 
     def _take(self, size: int) -> bytes:
         """Return the next `size` stored bytes of the current member."""
@@ -365,6 +364,16 @@ class TarReader:
     def error(self, problem: str, *, remedy: str) -> UnsafeArchive:
         """Return the error that the current member has `problem`, which is a predicate."""
         return UnsafeArchive(f"Member {display(self._member)!r} of {self._label} {problem}", remedy=remedy)
+
+
+def _pieces(extents: _Extents, size: int) -> Iterator[tuple[bool, int]]:
+    """Yield the pieces of a sparse file's content: whether each is a hole, and its size."""
+    position = 0
+    for offset, length in extents:
+        yield True, offset - position
+        yield False, length
+        position = offset + length
+    yield True, size - position
 
 
 def _text(block: bytes, start: int, length: int) -> bytes:

@@ -6,7 +6,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NoReturn, Protocol
+
+from ..errors import ConfigurationError
 
 WRONG_USE = 3
 
@@ -74,6 +77,19 @@ def add_repository_or_url(parser: argparse.ArgumentParser) -> None:
         metavar="FQRN",
         help="fully qualified repository name, or the repository's URL; optional if only one is configured",
     )
+
+
+def read_whitelist(file: str) -> bytes:
+    """Return the signed whitelist that is in a file, or comes on standard input if that is called ``-``.
+
+    :raises ConfigurationError: when it cannot be read
+    """
+    try:
+        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise ConfigurationError(
+            f"Cannot read the whitelist {file}: {error.strerror}", remedy="Give the path of a whitelist"
+        ) from error
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

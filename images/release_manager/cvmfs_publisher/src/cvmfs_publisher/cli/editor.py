@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import subprocess
@@ -35,9 +36,16 @@ def edit(document: bytes, check: Callable[[bytes], None]) -> bytes | None:
     if not sys.stdin.isatty():
         raise UsageError("There is no terminal to edit the document at", remedy="Add -f with a file that has it")
     editor = os.environ.get("EDITOR") or "vi"
-    with tempfile.TemporaryDirectory(prefix="cvmfs-edit-") as directory:
-        file = Path(directory) / "document.json"
-        file.write_bytes(document)
+    with contextlib.ExitStack() as stack:
+        try:
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="cvmfs-edit-"))
+            file = Path(directory) / "document.json"
+            file.write_bytes(document)
+        except OSError as error:
+            raise UsageError(
+                f"Cannot write the document to a file in {tempfile.gettempdir()}: {error.strerror}",
+                remedy="Make room there, set TMPDIR, or add -f with a file that has it",
+            ) from error
         while True:
             try:
                 subprocess.run([*shlex.split(editor), str(file)], check=True)
@@ -45,7 +53,7 @@ def edit(document: bytes, check: Callable[[bytes], None]) -> bytes | None:
                 raise UsageError(
                     f"The editor {editor} cannot be used: {error}", remedy="Set EDITOR, or add -f with a file"
                 ) from error
-            edited = file.read_bytes()
+            edited = read_document(file)
             try:
                 check(edited)
             except UsageError as error:

@@ -13,12 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 
 from ..changes.change_set import ChangeSet
+from ..changes.report import Tell
 from ..content.hash import ContentHash
 from ..errors import UsageError
 from ..operations.publish import PublishResult
 from ..operations.rewrite import RewriteResult
 from ..operations.tags import BranchLevel
-from ..paths import display
+from ..paths import ROOT, display
 from ..repository.history import Tag
 
 
@@ -88,15 +89,24 @@ def read_change_set(options: argparse.Namespace) -> ChangeSet:
         ) from error
 
 
-def print_publish(result: PublishResult, *, json: bool, verbose: bool) -> None:
+def print_path(name: str) -> Tell:
+    """Return what prints a path of a repository that changes, as upstream does; its name as it is, whatever its bytes.
+
+    There may be millions of them, so each is printed at once.
+    """
+
+    def tell(kind: str, path: bytes) -> None:
+        place = b"/" + path if path != ROOT else b""
+        sys.stdout.buffer.write(f"[{kind}] /cvmfs/{name}".encode() + place + b"\n")
+
+    return tell
+
+
+def print_publish(result: PublishResult, *, json: bool) -> None:
     """Print what a publish did, or a dry run would do."""
     if json:
         print_json(result)
         return
-    if verbose:
-        for sign, paths in (("+", result.paths.added), ("*", result.paths.modified), ("-", result.paths.removed)):
-            for path in paths:
-                print(f"{sign} /{display(path)}")
     warn(result.warnings)
     changes = f"{result.added} added, {result.modified} changed, {result.removed} removed"
     if result.dry_run:

@@ -41,7 +41,7 @@ REFUSED = {
     ),
     "masterkeycard": (
         "this engine does not use smart cards",
-        "Keep the master key in a secret store, and provide it for mkfs and resign alone",
+        "Keep the master key on another machine, and sign whitelists there: mkfs --whitelist, resign --signed",
     ),
 }
 """Why there is no such subcommand, and what to do instead."""

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable
 
 from ..errors import PublisherError, UsageError
 from ..operations.environment import Environment
 from ..operations.upstream import prepare, run
-from .main import INTERRUPTED, interrupt
+from .main import INTERRUPTED, handle_interruptions
 
 
 def main() -> None:
@@ -41,7 +40,7 @@ def _with_repository() -> int:
 
 
 def _guarded(program: str, do: Callable[[], int]) -> int:
-    signal.signal(signal.SIGTERM, interrupt)
+    handle_interruptions(program)
     try:
         return do()
     except PublisherError as error:

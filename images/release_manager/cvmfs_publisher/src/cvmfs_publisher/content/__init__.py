@@ -3,9 +3,9 @@
 
 from .chunker import Chunking
 from .compression import Compression
+from .digest_set import DigestSet
 from .hash import ContentHash, HashAlgorithm, HashSuffix
-from .object_filter import ObjectFilter
-from .objects import fetch_file, fetch_large_object, fetch_object, put_object
+from .objects import fetch_file, fetch_large_object, fetch_object, mapped, put_object, verify_object
 from .pipeline import Chunk, ContentPipeline, ContentResult
 from .source import BytesSource, ContentSource, FileSource
 
@@ -18,12 +18,14 @@ __all__ = [
     "ContentPipeline",
     "ContentResult",
     "ContentSource",
+    "DigestSet",
     "FileSource",
     "HashAlgorithm",
     "HashSuffix",
-    "ObjectFilter",
     "fetch_file",
     "fetch_large_object",
     "fetch_object",
+    "mapped",
     "put_object",
+    "verify_object",
 ]

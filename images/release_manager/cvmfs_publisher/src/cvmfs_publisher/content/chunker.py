@@ -15,15 +15,15 @@ import mmap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
 from ..errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
+
 _WINDOW = 32
-_CENTRE = np.int32(2**31 - 1)
+_CENTRE = 2**31 - 1
 _BLOCK = 1 << 16  # bytes checked at a time: the intermediate arrays then fit into a core's cache
 STEP = 1 << 20  # bytes read between two searches
 
@@ -97,11 +97,13 @@ class _Cutter:
 
 
 class _Search:
-    """Looks for cut marks. Keeps its working memory, so one per stream."""
+    """Looks for cut marks. Keeps its working memory, so one per stream. NumPy is loaded when there is one."""
 
     def __init__(self, chunking: Chunking) -> None:
+        import numpy as np
+
         self._maximum = chunking.maximum
-        self._threshold = np.int32((2**32 - 1) // chunking.average)
+        self._threshold = (2**32 - 1) // chunking.average
         self._sums = np.empty(_BLOCK + _WINDOW, np.uint32)
         self._shifted = np.empty(_BLOCK + _WINDOW, np.uint32)
 
@@ -120,6 +122,8 @@ class _Search:
         The checksum is the exclusive or of 32 bytes, each shifted by its distance. Doubling the number of bytes that a
         sum covers takes one shift and one exclusive or for all positions at once; five doublings give 32.
         """
+        import numpy as np
+
         size = end - start + _WINDOW - 1
         sums, shifted = self._sums[:size], self._shifted[:size]
         sums[:] = np.frombuffer(data, np.uint8, size, start - (_WINDOW - 1))

@@ -11,7 +11,7 @@ import hashlib
 import re
 from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..errors import ConfigurationError, CorruptObject
 
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 DIGEST_SIZE = 20
 """Bytes in a digest; the same for every algorithm that names objects."""
+
+
+class Hasher(Protocol):
+    """A digest in the making."""
+
+    def update(self, data: Bytes, /) -> None: ...
+
+    def digest(self) -> bytes: ...
 
 
 class HashAlgorithm(Enum):
@@ -52,17 +60,37 @@ class HashAlgorithm(Enum):
 
         :raises ConfigurationError: when this Python lacks the algorithm (RIPEMD-160 often is left out)
         """
+        hasher = self.hasher()
+        hasher.update(data)
+        return hasher.digest()
+
+    def hasher(self) -> Hasher:
+        """Return what makes the digest of data that comes piece by piece.
+
+        :raises ConfigurationError: as `digest`
+        """
         if self is HashAlgorithm.SHA1:
-            return hashlib.sha1(data, usedforsecurity=False).digest()
+            return hashlib.sha1(usedforsecurity=False)
         if self is HashAlgorithm.SHAKE128:
-            return hashlib.shake_128(data).digest(DIGEST_SIZE)
+            return _Shake128()
         try:
-            return hashlib.new("ripemd160", data, usedforsecurity=False).digest()
+            return hashlib.new("ripemd160", usedforsecurity=False)
         except ValueError:
             raise ConfigurationError(
                 "This machine's OpenSSL does not offer RIPEMD-160",
                 remedy="Enable OpenSSL's legacy provider, or use a repository with SHA-1",
             ) from None
+
+
+class _Shake128:
+    def __init__(self) -> None:
+        self._state = hashlib.shake_128()
+
+    def update(self, data: Bytes, /) -> None:
+        self._state.update(data)
+
+    def digest(self) -> bytes:
+        return self._state.digest(DIGEST_SIZE)
 
 
 _ALGORITHM_SUFFIX = {

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+import collections
 import mmap
+import os
 import zlib
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from ..errors import CorruptObject, ObjectNotFound
 from .compression import Compression
 from .hash import ContentHash, HashAlgorithm, HashSuffix
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from ..storage import Bytes, ObjectStore
@@ -22,7 +24,7 @@ _REPACKED = (HashSuffix.CERTIFICATE, HashSuffix.METAINFO)
 """What CernVM-FS's ``cvmfs_server snapshot`` compresses anew, and stores under the name that it has read."""
 
 _PART_SIZE = 4 << 20  # bytes
-_RESTORE = "Restore it from a replica of the repository, and run 'cvmfs_server check'"
+_RESTORE = "Restore it from a replica of the repository: cvmfs_server check --repair-from URL"
 
 
 def put_object(
@@ -88,12 +90,7 @@ def fetch_large_object(store: ObjectStore, content_hash: ContentHash, compressio
                     stream.write(part)
             except ObjectNotFound:
                 raise _missing(store, content_hash) from None
-            stream.flush()
-            if stream.tell():
-                with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
-                    _require_match(store, content_hash, view)
-            else:
-                _require_match(store, content_hash, b"")
+            _require_match(store, content_hash, mapped(stream))
             stream.seek(0)
             parts = iter(lambda: stream.read(_PART_SIZE), b"")
             with target.open("xb") as output:
@@ -106,12 +103,58 @@ def fetch_large_object(store: ObjectStore, content_hash: ContentHash, compressio
         stored.unlink(missing_ok=True)
 
 
+def mapped(file: IO[bytes]) -> memoryview:
+    """Return what is in a file that is open for reading, without taking it into memory.
+
+    It is released with the last reference. Nobody else can know when that is: an error may still hold parts of it.
+    """
+    file.flush()
+    if not os.fstat(file.fileno()).st_size:
+        return memoryview(b"")  # an empty file cannot be mapped
+    return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def verify_object(store: ObjectStore, content_hash: ContentHash, compression: Compression) -> int:
+    """Read an object, with little of it in memory at a time; return how many bytes it has in the store.
+
+    :raises ObjectNotFound, CorruptObject: as `fetch_object`
+    """
+    hasher = content_hash.algorithm.hasher()
+    size = 0
+
+    def read() -> Iterator[bytes]:
+        nonlocal size
+        try:
+            for part in store.get_in_parts(content_hash.key(), _PART_SIZE):
+                hasher.update(part)
+                size += len(part)
+                yield part
+        except ObjectNotFound:
+            raise _missing(store, content_hash) from None
+
+    damage = None
+    parts = read()
+    try:
+        collections.deque(compression.decompress_parts(parts, _PART_SIZE), maxlen=0)
+    except CorruptObject as error:
+        damage = error
+    collections.deque(parts, maxlen=0)  # what is behind the damage
+    _require_digest(store, content_hash, hasher.digest())
+    if damage is not None:
+        raise _damaged(store, content_hash, damage)
+    return size
+
+
 def _missing(store: ObjectStore, content_hash: ContentHash) -> ObjectNotFound:
     return ObjectNotFound(f"Object {content_hash.key()} is missing in {store.describe()}", remedy=_RESTORE)
 
 
 def _require_match(store: ObjectStore, content_hash: ContentHash, stored: Bytes) -> None:
-    if content_hash.algorithm.digest(stored) != content_hash.digest:
+    _require_digest(store, content_hash, content_hash.algorithm.digest(stored))
+
+
+def _require_digest(store: ObjectStore, content_hash: ContentHash, digest: bytes) -> None:
+    if digest != content_hash.digest:
         raise CorruptObject(
             f"Object {content_hash.key()} in {store.describe()} does not match its name", remedy=_RESTORE
         )

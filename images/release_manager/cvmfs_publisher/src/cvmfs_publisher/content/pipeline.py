@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import mmap
 import os
 import tempfile
 import threading
@@ -22,7 +21,9 @@ from ..errors import StorageError
 from ..storage import Cancellation
 from .chunker import STEP, Chunking, cut
 from .compression import LEVEL, Compression
+from .digest_set import DigestSet
 from .hash import ContentHash, HashAlgorithm, HashSuffix
+from .objects import mapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -85,6 +86,7 @@ class ContentPipeline(Generic[Arg]):
         Called from several threads.
     :param chunking: how to cut large files; None keeps every file whole
     :param workers: number of threads, at most 64; by default what the store serves best
+    :param uploads: number of objects that are written at a time; by default as many as there are threads
     :param progress: told of files and bytes that are done
     :param memory: bytes of large files that may be in memory at a time, besides their compressed form; by default
         enough to keep all cores busy
@@ -101,6 +103,7 @@ class ContentPipeline(Generic[Arg]):
         bulk: bool = False,
         known: Callable[[ContentHash], bool] | None = None,
         workers: int | None = None,
+        uploads: int | None = None,
         progress: Progress | None = None,
         memory: int | None = None,
         scratch: Path | None = None,
@@ -113,6 +116,7 @@ class ContentPipeline(Generic[Arg]):
         self._known = known
         self._progress = progress
         self._scratch = scratch
+        self._uploads = threading.BoundedSemaphore(uploads) if uploads else contextlib.nullcontext()
         if memory is None:
             memory = min(512 << 20, max(2, len(os.sched_getaffinity(0))) * _MEMORY_PER_CORE)
         self._memory = max(memory, chunking.maximum + STEP) if chunking else memory
@@ -131,7 +135,7 @@ class ContentPipeline(Generic[Arg]):
         self._held = 0
         self._unfinished = 0
         self._idle = 0
-        self._seen: set[ContentHash] = set()
+        self._seen = {suffix: DigestSet() for suffix in (HashSuffix.NONE, HashSuffix.PARTIAL)}
         self._error: BaseException | None = None
         self._closing = False
         self._cancel = Cancellation()
@@ -380,12 +384,12 @@ class ContentPipeline(Generic[Arg]):
         if not upload:
             return content_hash, 0, 0
         with self._lock:
-            if content_hash in self._seen:
+            if not self._seen[suffix].add(content_hash.digest):
                 return content_hash, 0, 0
-            self._seen.add(content_hash)
         if self._known is not None and self._known(content_hash):
             return content_hash, 0, 0
-        self._store.put(content_hash.key(), stored, cancel=self._cancel)
+        with self._uploads:
+            self._store.put(content_hash.key(), stored, cancel=self._cancel)
         return content_hash, len(stored), 1
 
     def _store_unchunked(self, reader: ClosableReader, start: memoryview, upload: bool) -> ContentResult:
@@ -399,8 +403,7 @@ class ContentPipeline(Generic[Arg]):
         return ContentResult(content_hash, stored.size, (), self._compression, uploaded, new)
 
     def _upload_stored(self, stored: _StoredForm, upload: bool) -> tuple[ContentHash, int, int]:
-        with stored.finished() as data:
-            return self._upload(data, HashSuffix.NONE, upload)
+        return self._upload(stored.finished(), HashSuffix.NONE, upload)
 
     def _reserve(self, size: int) -> None:
         """Take memory for `size` bytes, storing other pieces of large files while there is none."""
@@ -476,16 +479,12 @@ class _StoredForm:
         with self._errors():
             self._file.write(self._compressor.compress(block) if self._compressor else block)
 
-    @contextlib.contextmanager
-    def finished(self) -> Iterator[memoryview]:
-        """Provide all of it, once everything has been added."""
-        with contextlib.ExitStack() as stack:
-            with self._errors():
-                if self._compressor:
-                    self._file.write(self._compressor.flush())
-                self._file.flush()
-                mapped = stack.enter_context(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ))
-            yield stack.enter_context(memoryview(mapped))
+    def finished(self) -> memoryview:
+        """Return all of it, once everything has been added."""
+        with self._errors():
+            if self._compressor:
+                self._file.write(self._compressor.flush())
+            return mapped(self._file)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

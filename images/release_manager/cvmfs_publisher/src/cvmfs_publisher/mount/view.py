@@ -216,11 +216,6 @@ class RevisionView:
         """Whether there may be any extended attribute to be found."""
         return self.magic_xattrs or self.statistics.total.xattr > 0
 
-    @property
-    def catalogs_open(self) -> int:
-        """The number of catalogs that are open."""
-        return len(self._open)
-
     def attributes(self, node: int, *, wait: bool) -> Attributes:
         """Return what ``stat`` tells about a node."""
         branch, brief = self._brief(node, wait=wait)

@@ -6,6 +6,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import shutil
+import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +17,7 @@ from ..catalog import CatalogTree, WritableCatalogTree
 from ..changes.archive import ArchiveSource, TarOptions, TarSource
 from ..changes.bucket import BucketSource
 from ..changes.change_set import STANDARD_INPUT, Change, ChangeSet, Content, Deletion, Mode, UnionChanges
+from ..changes.decompress import is_compressed, open_tar_stream
 from ..changes.directory import DirectorySource, count_files
 from ..changes.dirtab import DIRTAB, MAX_SIZE, Dirtab
 from ..changes.draft import ContentDone, Draft, refuse_virtual
@@ -23,17 +27,20 @@ from ..changes.merge import Merge, PublishedContents
 from ..changes.nested import apply_dirtab, balance
 from ..changes.options import ApplyOptions
 from ..changes.report import ChangeReport, PathList
+from ..changes.tar_format import TRANSFER
 from ..changes.union import UnionSource
 from ..content import ContentPipeline, fetch_file
-from ..errors import SourceError, UnreadableSource, UsageError
+from ..errors import SourceError, UnreadableSource, UnsafeArchive, UsageError
 from ..paths import ROOT, display, is_below
 from ..progress import Progress
 from ..storage import open_bucket
+from .environment import writing_to
 
 __all__ = ["ApplyOptions", "ChangeReport", "ContentDone", "PathList", "apply_changes"]
 
 
 _MOST_NAMES = 5
+_COPY_BUFFER = 1 << 20  # bytes
 
 
 def apply_changes(
@@ -58,7 +65,13 @@ def apply_changes(
     :raises StorageError: when content cannot be stored, or a catalog cannot be fetched
     """
     draft = Draft(tree, pipeline, options)
-    _show_totals(change_set.changes, options.progress)
+    with _totals_shown(change_set.changes, options.progress):
+        _apply(draft, change_set)
+    return draft.report
+
+
+def _apply(draft: Draft, change_set: ChangeSet) -> None:
+    options = draft.options
     dirtab = draft.dirtab = _published_dirtab(draft)
     if options.cloned is not None:
         path, entries = options.cloned
@@ -77,7 +90,6 @@ def apply_changes(
             draft.report.warnings += [f"{label}: {warning}" for warning in source.warnings]
     if draft.report.changed:
         _finish(draft, dirtab if options.cloned is None else None)
-    return draft.report
 
 
 def _published_dirtab(draft: Draft) -> Dirtab:
@@ -204,13 +216,36 @@ def _open(draft: Draft, change: Content, label: str) -> Iterator[Source]:
             return
         source: TarSource
         if change.image:
-            image = Image(Path(change.source), change.image_reference)
+            place = stack.enter_context(_image_place(change.source, label, options))
+            image = Image(place, display(os.fsencode(change.source)), change.image_reference)
             source = stack.enter_context(ImageSource(image, label, options.scratch_dir, **how))
         else:
             stream = stack.enter_context(_open_archive(change.source, options.standard_input))
             source = stack.enter_context(ArchiveSource(stream, label, options.scratch_dir, **how))
         source.load(PublishedContents(draft, draft.contents, change.base_dir) if draft.contents else None)
         yield source
+
+
+@contextlib.contextmanager
+def _image_place(source: str, label: str, options: ApplyOptions) -> Iterator[Path]:
+    """Yield where an image is that can be read in any order: a copy, if it is compressed or comes in a stream."""
+    if source != STANDARD_INPUT and (os.path.isdir(source) or not _is_compressed(source)):
+        yield Path(source)
+        return
+    with _open_archive(source, options.standard_input) as stream, contextlib.ExitStack() as stack:
+        try:
+            with writing_to(options.scratch_dir):
+                copy = stack.enter_context(tempfile.NamedTemporaryFile(dir=options.scratch_dir, prefix="image-"))
+                shutil.copyfileobj(open_tar_stream(stream, label), copy, _COPY_BUFFER)
+                copy.flush()
+        except EOFError:
+            raise UnsafeArchive(f"{label} is cut short", remedy=TRANSFER) from None
+        yield Path(copy.name)
+
+
+def _is_compressed(source: str) -> bool:
+    with _open_archive(source, None) as stream:
+        return is_compressed(stream.read(6))
 
 
 @contextlib.contextmanager
@@ -240,9 +275,27 @@ def _is_directory(change: Content) -> bool:
     return is_plain and change.source != STANDARD_INPUT and os.path.isdir(change.source)
 
 
-def _show_totals(changes: Sequence[Change], progress: Progress | None) -> None:
-    """Tell how much there is to do, if all of it is in directories; of archives nobody knows."""
+@contextlib.contextmanager
+def _totals_shown(changes: Sequence[Change], progress: Progress | None) -> Iterator[None]:
+    """Find out how much there is to do while it is being done, if all is in directories; of archives nobody knows.
+
+    On a network file system, that takes as long as to compare a release in which nothing has changed.
+    """
     contents = [change for change in changes if isinstance(change, Content)]
-    if progress is not None and all(map(_is_directory, contents)):
-        totals = [count_files(change.source) for change in contents]
-        progress.set_total(files=sum(total.files for total in totals), bytes=sum(total.bytes for total in totals))
+    if progress is None or not all(map(_is_directory, contents)):
+        yield
+        return
+    stop = threading.Event()
+
+    def count(shown: Progress) -> None:
+        totals = [count_files(change.source, stop) for change in contents]
+        if not stop.is_set():
+            shown.set_total(files=sum(total.files for total in totals), bytes=sum(total.bytes for total in totals))
+
+    thread = threading.Thread(target=count, args=(progress,), name="totals", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

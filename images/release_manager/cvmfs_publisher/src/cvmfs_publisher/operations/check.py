@@ -10,28 +10,44 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from ..catalog.catalog import Catalog, NestedReference
 from ..catalog.entry import MARKER, DirectoryEntry
 from ..catalog.statistics import Counters
-from ..content import ContentHash, HashSuffix, fetch_object
+from ..content import (
+    Compression,
+    ContentHash,
+    DigestSet,
+    HashAlgorithm,
+    fetch_object,
+    verify_object,
+)
+from ..content.hash import DIGEST_SIZE
+from ..content.object_filter import ObjectFilter
 from ..errors import CorruptObject, EndpointUnreachable, ObjectNotFound, PublisherError, RepositoryError, StorageError
 from ..paths import ROOT, display, join, parse
+from ..progress import format_bytes
 from ..repository.manifest import Manifest
 from ..repository.repository import alt_path
+from ..repository.status import last_outcome, last_time, note_time
 from ..storage import ObjectStore
-from .environment import Environment
+from .environment import Environment, writing_to
 from .repair import Reference, RepairSource, open_repair_source, repair
 
 _PARALLEL_REQUESTS = 32
+_PARALLEL_READS = 16  # each has some megabytes in memory
 _MOST_PROBLEMS = 1000
+_LAST_CHECK, _CHECK_STATUS, _FAILED = "last_check", "check_status", "failed"
 _LISTING_PAYS_FROM = 2000  # objects; a listing covers the whole repository, whatever part of it is checked
 
 _LISTERS = 8  # on Ceph, twice as fast as one; more are no faster
@@ -41,8 +57,13 @@ _FETCH_AHEAD = 8  # catalogs
 
 Result = TypeVar("Result")
 
-_Referrers = Mapping[ContentHash, Reference]
-"""Objects, each with one place that needs it."""
+_KEY = re.compile(r"data/([0-9a-f]{2})/([0-9a-f]{38})(?:-[a-z0-9]+)?([A-Z]?)", re.ASCII)
+
+Item = TypeVar("Item")
+_Kind = tuple[HashAlgorithm, str, Compression]
+_Objects = Mapping[_Kind, DigestSet]
+_Suspects = dict[ContentHash, StorageError | None]
+"""Objects that cannot be read, and why; None for those that are missing."""
 
 
 @dataclass(slots=True)
@@ -68,6 +89,14 @@ class CheckReport:
         """Note something that is no problem."""
         if len(self.warnings) < _MOST_PROBLEMS:
             self.warnings.append(text)
+
+    def took(self, seconds: float, content_hash: ContentHash, size: int) -> None:
+        """Note an object that was read if it took long.
+
+        :param size: in bytes
+        """
+        if seconds > _SLOW:
+            self.warning(f"{content_hash.key()} ({format_bytes(size)}) took {seconds:.0f} s to read")
 
     def problem(self, text: str) -> None:
         """Note a problem."""
@@ -109,7 +138,7 @@ def check(
             found = repository.history().get(tag)
             root, revision = found.root_hash, found.revision
         report = CheckReport(name, revision)
-        mender = _Mender(repository.store, source, report)
+        mender = _Mender(repository.store, source, directory, report)
         walk = stack.enter_context(_Walk(repository.store, directory, report, mender))
         if subtree:
             reference = walk.find(root, parse(subtree))
@@ -125,26 +154,55 @@ def check(
             elif disagreement := repository.reflog_disagreement():
                 report.warning(disagreement)
         walk.catalog(reference)
-        walk.objects.update(walk.catalog_objects)
-        report.objects = len(walk.objects)
+        report.objects = sum(map(len, walk.objects.values())) + len(walk.catalogs)
         if integrity:
-            _check_content(walk.objects, mender, report)
+            walk.explain(_damaged(repository.store, walk.objects, report))
         elif objects:
-            _check_existence(repository.store, walk.objects, mender, report)
+            walk.explain(_missing(repository.store, walk.objects))
     return report
+
+
+def checked_lately(environment: Environment, name: str) -> float | None:
+    """Return when a repository was found whole, if that is so lately that a check of all repositories spares it.
+
+    :raises PublisherError: when that is not known
+    """
+    settings = environment.supported_settings(name)
+    days = settings.number("CVMFS_CHECK_ALL_MIN_DAYS", 30)
+    with contextlib.closing(environment.store(settings)) as store:
+        last = last_time(store, _LAST_CHECK)
+        if last is None or last_outcome(store, _CHECK_STATUS) == _FAILED or store.now() - last >= days * 86400:
+            return None
+        return last
+
+
+def note_check(environment: Environment, name: str, *, is_whole: bool, first: bool = True) -> list[str]:
+    """Note for monitoring, and for `checked_lately`, when a repository was checked and how that went.
+
+    :param first: whether to do so if that was never done before
+    :returns: warnings: a check needs no right to write
+    """
+    try:
+        with contextlib.closing(environment.store(environment.settings(name))) as store:
+            if first or last_time(store, _LAST_CHECK) is not None:
+                note_time(store, _LAST_CHECK, **{_CHECK_STATUS: "succeeded" if is_whole else _FAILED})
+    except PublisherError as error:
+        return [f"The time of this check was not noted: {error}"]
+    return []
 
 
 class _Mender:
     """Puts objects back, if there is a source of them."""
 
-    def __init__(self, store: ObjectStore, source: RepairSource | None, report: CheckReport) -> None:
+    def __init__(self, store: ObjectStore, source: RepairSource | None, scratch: Path, report: CheckReport) -> None:
         self._store = store
         self._source = source
+        self._scratch = scratch
         self._report = report
 
     def mend(self, content_hash: ContentHash, reference: Reference) -> bool:
         """Put an object back; say whether it is there now."""
-        if self._source is None or not repair(self._store, content_hash, reference, self._source):
+        if self._source is None or not repair(self._store, content_hash, reference, self._source, self._scratch):
             return False
         self._report.repaired.append(content_hash.key())
         return True
@@ -156,24 +214,39 @@ class _Mender:
         """
         started = time.monotonic()
         try:
-            return fetch_object(self._store, content_hash, reference.compression)
+            data = fetch_object(self._store, content_hash, reference.compression)
         except (ObjectNotFound, CorruptObject):
             if not self.mend(content_hash, reference):
                 raise
             return fetch_object(self._store, content_hash, reference.compression)
-        finally:
-            if (seconds := time.monotonic() - started) > _SLOW:
-                self._report.warning(
-                    f"{content_hash.key()} took {seconds:.0f} s to read; /{display(reference.path)} refers to it"
-                )
+        self._report.took(time.monotonic() - started, content_hash, len(data))
+        return data
+
+    def settle(self, content_hash: ContentHash, reference: Reference, error: StorageError | None) -> str | None:
+        """Put an object back, and return the problem that there is if that is impossible.
+
+        :param error: why it cannot be read; None when it is missing
+        """
+        where = f"/{display(reference.path)}"
+        try:
+            if error is None and not self.mend(content_hash, reference):
+                return f"{content_hash.key()} is missing; {where} refers to it"
+            if error is not None and not (isinstance(error, CorruptObject) and self.mend(content_hash, reference)):
+                return f"{where}: {error}"
+            verify_object(self._store, content_hash, reference.compression)
+        except EndpointUnreachable:
+            raise  # nor will the others be read
+        except StorageError as remaining:
+            return f"{where}: {remaining}"
+        return None
 
 
 class _Walk:
     """Goes through all catalogs, top down; those that come next are fetched meanwhile."""
 
     def __init__(self, store: ObjectStore, scratch: Path, report: CheckReport, mender: _Mender) -> None:
-        self.objects: dict[ContentHash, Reference] = {}
-        self.catalog_objects: dict[ContentHash, Reference] = {}
+        self.objects: dict[_Kind, DigestSet] = {}
+        self.catalogs: dict[ContentHash, bytes] = {}
         self._scratch = scratch
         self._report = report
         self._mender = mender
@@ -220,7 +293,7 @@ class _Walk:
         try:
             with self._open(reference) as catalog:
                 self._report.catalogs += 1
-                self.catalog_objects[reference.hash] = Reference(reference.path)
+                self.catalogs[reference.hash] = reference.path
                 if catalog.path != reference.path:
                     self._report.problem(f"The catalog of {where} says that it is the one of /{display(catalog.path)}")
                 nested = catalog.nested()
@@ -253,17 +326,50 @@ class _Walk:
             )
         return total
 
+    def explain(self, suspects: _Suspects) -> None:
+        """Note where objects are needed that are missing or damaged, unless they can be put back.
+
+        To remember a place for each object would take far more memory than the objects themselves. So the catalogs
+        that are known by now are read once more, if need be.
+        """
+
+        def settle(item: tuple[ContentHash, Reference]) -> str | None:
+            return self._mender.settle(*item, suspects[item[0]])
+
+        for content_hash, path in self.catalogs.items():
+            if not suspects:
+                break
+            found: dict[ContentHash, Reference] = {}
+            with self._open(NestedReference(path, content_hash, 0)) as catalog, contextlib.suppress(CorruptObject):
+                for suspect, reference in self._places(catalog):
+                    if suspect in suspects:
+                        found.setdefault(suspect, reference)
+            catalog.file.unlink()
+            for (suspect, _), problem in _in_parallel(settle, found.items(), _LISTERS):
+                if problem is not None:
+                    self._report.problem(problem)
+                del suspects[suspect]
+        for suspect, error in suspects.items():  # needed by what a damaged catalog no longer shows
+            self._report.problem(str(error) if error is not None else f"{suspect.key()} is missing")
+
+    @staticmethod
+    def _places(catalog: Catalog) -> Iterator[tuple[ContentHash, Reference]]:
+        """Yield the objects of a catalog's files."""
+        remaining = [catalog.path]
+        while remaining:
+            path = remaining.pop()
+            for entry in catalog.listing(path):
+                child = join(path, entry.name)
+                yield from _references(child, entry)
+                if entry.is_directory and not (entry.is_nested_mountpoint or entry.is_bind_mountpoint):
+                    remaining.append(child)
+
     def _open(self, reference: NestedReference) -> Catalog:
         file = self._scratch / f"{next(self._numbers)}.db"
         ahead = self._ahead.pop(reference.hash, None)
         data = ahead.result() if ahead else self._mender.fetch(reference.hash, Reference(reference.path))
-        try:
+        with writing_to(self._scratch):
             file.write_bytes(data)
-        except OSError as error:
-            raise PublisherError(
-                f"Cannot write a catalog to the scratch directory {self._scratch}: {error.strerror}",
-                remedy="Free space there, or set CVMFS_SPOOL_DIR",
-            ) from error
         size = file.stat().st_size
         if reference.size not in (0, size):
             self._report.problem(
@@ -321,10 +427,11 @@ class _Walk:
                 self._report.problem(f"/{display(child)} has {entry.linkcount} links, but is in no hard link group")
             if entry.is_external:
                 continue
-            if entry.hash is not None:
-                self.objects.setdefault(entry.hash, Reference(child, entry.compression))
-            for chunk in entry.chunks:
-                self.objects.setdefault(chunk.hash, Reference(child, entry.compression, chunk.offset, chunk.size))
+            for content_hash, _ in _references(child, entry):
+                kind = (content_hash.algorithm, content_hash.suffix, entry.compression)
+                if kind not in self.objects:
+                    self.objects[kind] = DigestSet()
+                self.objects[kind].add(content_hash.digest)
         for entry in entries:
             if entry.hardlink_group and entry.linkcount != links[entry.hardlink_group]:
                 self._report.problem(
@@ -350,50 +457,88 @@ def _check_alt_paths(store: ObjectStore, manifest: Manifest, report: CheckReport
             report.problem(f"{alt_path(content_hash)} is missing; clients begin with it where data/ is protected")
 
 
-def _check_existence(store: ObjectStore, objects: _Referrers, mender: _Mender, report: CheckReport) -> None:
-    """Note the objects that the store does not have."""
-    missing = list(objects)
-    if len(objects) >= _LISTING_PAYS_FROM:
-        listed: set[str] = set()
+def _references(path: bytes, entry: DirectoryEntry) -> Iterator[tuple[ContentHash, Reference]]:
+    """Yield the objects of a file, and what they are of it; none of an external one."""
+    if entry.is_external:
+        return
+    if entry.hash is not None:
+        yield entry.hash, Reference(path, entry.compression)
+    for chunk in entry.chunks:
+        yield chunk.hash, Reference(path, entry.compression, chunk.offset, chunk.size)
+
+
+def _missing(store: ObjectStore, objects: _Objects) -> _Suspects:
+    """Return the objects that the store does not have."""
+    listed = ObjectFilter()
+    if sum(map(len, objects.values())) >= _LISTING_PAYS_FROM:
         with ThreadPoolExecutor(_LISTERS) as pool:
-            for keys in pool.map(lambda prefix: [info.key for info in store.list(prefix)], _PREFIXES):
-                listed.update(keys)
-        # A bucket without an index lists nothing, so what seems to be missing is asked for by name.
-        missing = [content_hash for content_hash in objects if content_hash.key() not in listed]
+            for found in pool.map(lambda prefix: _list(store, prefix), _PREFIXES):
+                for suffix, digests in found.items():
+                    listed.add(digests, suffix)
 
-    def has(content_hash: ContentHash) -> bool:
-        return store.exists(content_hash.key()) or mender.mend(content_hash, objects[content_hash])
+    def unlisted() -> Iterator[ContentHash]:
+        for (algorithm, suffix, _), digests in objects.items():
+            table = digests.tobytes()
+            missing = np.frombuffer(table, f"V{DIGEST_SIZE}")[~listed.contains(table, suffix)].tobytes()
+            yield from (
+                ContentHash(missing[start : start + DIGEST_SIZE], algorithm, suffix)
+                for start in range(0, len(missing), DIGEST_SIZE)
+            )
 
-    for content_hash, exists in _in_parallel(has, missing):
-        if not exists:
-            _report_missing(content_hash, objects, report)
+    # A bucket without an index lists nothing, so what seems to be missing is asked for by name.
+    answers = _in_parallel(lambda content_hash: store.exists(content_hash.key()), unlisted(), _PARALLEL_REQUESTS)
+    return {content_hash: None for content_hash, exists in answers if not exists}
 
 
-def _check_content(objects: _Referrers, mender: _Mender, report: CheckReport) -> None:
-    """Note the objects that are missing, damaged, or cannot be decompressed."""
+def _list(store: ObjectStore, prefix: str) -> dict[str, bytes]:
+    """Return the digests of the objects below a prefix by their suffix."""
+    found: dict[str, bytearray] = {}
+    for info in store.list(prefix):
+        match = _KEY.fullmatch(info.key)
+        if match is not None:
+            found.setdefault(match[3], bytearray()).extend(bytes.fromhex(match[1] + match[2]))
+    return {suffix: bytes(digests) for suffix, digests in found.items()}
 
-    def read(content_hash: ContentHash) -> StorageError | None:
+
+def _damaged(store: ObjectStore, objects: _Objects, report: CheckReport) -> _Suspects:
+    """Return the objects that are missing, damaged, or cannot be decompressed."""
+
+    def read(item: tuple[ContentHash, Compression]) -> StorageError | None:
+        content_hash, compression = item
+        started = time.monotonic()
         try:
-            mender.fetch(content_hash, objects[content_hash])
+            size = verify_object(store, content_hash, compression)
         except EndpointUnreachable:
             raise  # nor will the others be read
         except StorageError as error:
             return error
+        report.took(time.monotonic() - started, content_hash, size)
         return None
 
-    for content_hash, error in _in_parallel(read, list(objects)):
-        if isinstance(error, ObjectNotFound):
-            _report_missing(content_hash, objects, report)
-        elif error is not None:
-            report.problem(f"/{display(objects[content_hash].path)}: {error}")
+    everything = (
+        (ContentHash(digest, algorithm, suffix), compression)
+        for (algorithm, suffix, compression), digests in objects.items()
+        for digest in digests
+    )
+    suspects: _Suspects = {}
+    for (content_hash, _), error in _in_parallel(read, everything, _PARALLEL_READS):
+        if error is not None:
+            suspects[content_hash] = None if isinstance(error, ObjectNotFound) else error
+    return suspects
 
 
-def _in_parallel(
-    do: Callable[[ContentHash], Result], objects: list[ContentHash]
-) -> Iterator[tuple[ContentHash, Result]]:
-    with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
+def _in_parallel(do: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[tuple[Item, Result]]:
+    """Yield items, in their order, with what `do` returns for each; few of them are in memory at a time."""
+    with ThreadPoolExecutor(threads) as pool:
+        running: deque[tuple[Item, Future[Result]]] = deque()
         try:
-            yield from zip(objects, pool.map(do, objects), strict=True)
+            for item in items:
+                running.append((item, pool.submit(do, item)))
+                if len(running) >= 8 * threads:
+                    first, future = running.popleft()
+                    yield first, future.result()
+            for first, future in running:
+                yield first, future.result()
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -405,8 +550,3 @@ def _source(text: str | None) -> Iterator[RepairSource | None]:
         return
     with contextlib.closing(open_repair_source(text)) as source:
         yield source
-
-
-def _report_missing(content_hash: ContentHash, objects: _Referrers, report: CheckReport) -> None:
-    kind = " (the catalog)" if content_hash.suffix == HashSuffix.CATALOG else ""
-    report.problem(f"{content_hash.key()} is missing; /{display(objects[content_hash].path)}{kind} refers to it")

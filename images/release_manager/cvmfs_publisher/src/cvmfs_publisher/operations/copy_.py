@@ -8,44 +8,47 @@ destination holds no repository, or a whole one. Nothing is signed, and no priva
 The source may be published to meanwhile. What is copied counts if the manifest was the same before and after, since
 garbage collection never touches the newest revision, and replaces the manifest; otherwise what came is copied, too. The
 reflog and the like are read in between, so they know no revision that was not copied.
+
+The destination may have signatures of its own, as the key may have been replaced there since. Of two whitelists the
+one that was signed later counts, and of two manifests of a revision as well. A key that clients do not trust any more
+in the destination is not brought back: that is refused before anything is written.
 """
 
 from __future__ import annotations
 
 import contextlib
-import mmap
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ..content import ContentHash
+from ..content import ContentHash, mapped
 from ..errors import (
     ConcurrentPublish,
     ConfigurationError,
     CorruptObject,
     ObjectNotFound,
     PreconditionFailed,
-    PublisherError,
     RepositoryError,
     SignatureError,
     UsageError,
 )
 from ..progress import Progress
-from ..repository import Manifest, Repository, ServerConfig
+from ..repository import Certificate, Manifest, Repository, ServerConfig, Whitelist
+from ..repository import whitelist as whitelist_module
 from ..repository.lease import LEASE_KEY
 from ..repository.manifest import MANIFEST_KEY
 from ..repository.reflog import REFLOG_KEY
-from ..repository.repository import MASTER_REPLICA_KEY, alt_paths, read_whitelist
+from ..repository.repository import MASTER_REPLICA_KEY, alt_paths, read_manifest
 from ..repository.signing import load_public_keys
 from ..repository.status import STATUS_KEY
 from ..repository.whitelist import WHITELIST_KEY
 from ..storage import ObjectInfo, ObjectStore, Version
 from .condemned import CONDEMNED_KEY
-from .environment import Environment
+from .environment import Environment, writing_to
 from .publish import show_progress
 from .transaction import exclusive, leased
 
@@ -57,8 +60,8 @@ _LISTERS = 8
 _MOST_PASSES = 10
 _LARGE = 8 << 20  # bytes from which on an object is not kept in memory, as many are copied at a time
 _PART_SIZE = 4 << 20  # bytes
-_DOCUMENTS = (CONDEMNED_KEY, REFLOG_KEY, MASTER_REPLICA_KEY, STATUS_KEY, WHITELIST_KEY)
-"""What a repository has besides content and manifest, and is not about who is publishing."""
+_DOCUMENTS = (CONDEMNED_KEY, REFLOG_KEY, MASTER_REPLICA_KEY, STATUS_KEY)
+"""What a repository has besides content and what is signed, and is not about who is publishing."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -70,7 +73,8 @@ class CopyOptions:
 
     :param source: as ``CVMFS_UPSTREAM_STORAGE``
     :param destination: as ``CVMFS_UPSTREAM_STORAGE``
-    :param overwrite: replace a repository in the destination that is no older state of the source's
+    :param overwrite: replace a repository in the destination that is no older state of the source's, or is signed with
+        a later key. Clients refuse it then until it is signed with that
     :param dry_run: only say what there is to do
     """
 
@@ -103,6 +107,21 @@ class CopyResult:
     present: int = 0
     changed: bool = False
     dry_run: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trust:
+    """What the destination has a whitelist for.
+
+    :param kept: that whitelist, if it stays
+    :param version: of its object; None if there is none
+    :param keeps_manifest: whether the manifest stays, too, which is of the same revision and was signed later
+    """
+
+    kept: Whitelist | None = None
+    version: Version | None = None
+    keeps_manifest: bool = False
 
 
 def copy(environment: Environment, name: str, options: CopyOptions) -> CopyResult:
@@ -110,8 +129,9 @@ def copy(environment: Environment, name: str, options: CopyOptions) -> CopyResul
 
     :raises RepositoryNotFound, SignatureError: when the source has none that the repository's public key vouches for
     :raises CorruptObject: when objects of the source do not match their names; all others have been copied then
-    :raises RepositoryError: when the destination has something that is no older state of the source's repository
-    :raises ConcurrentPublish: when the source changes faster than it can be copied
+    :raises RepositoryError: when the destination has something that is no older state of the source's repository, or
+        clients there do not trust the key any more that has signed the source
+    :raises ConcurrentPublish: when the source changes faster than it can be copied, or the destination meanwhile
     :raises InTransaction, LeaseHeld: when somebody publishes to the destination
     :raises NotInTransaction: when the destination's lease was lost meanwhile; it has its old revision
     """
@@ -145,14 +165,20 @@ def copy(environment: Environment, name: str, options: CopyOptions) -> CopyResul
         for _ in range(_MOST_PASSES):
             repository = Repository.open(name, source, keys)
             version = _require_older(repository, destination, overwrite=options.overwrite)
+            _trust(repository, destination, keys, overwrite=options.overwrite)
             _copy_objects(source, destination, scratch, result, progress)
             documents = _read_documents(repository)
-            manifest = source.get(MANIFEST_KEY)
+            whitelist, manifest = source.get(WHITELIST_KEY), source.get(MANIFEST_KEY)
             if Manifest.parse(manifest) == repository.manifest:
                 if lease is not None:
                     lease.renew()
-                _put_documents(documents, repository, destination, keys, result)
-                _commit(manifest, version, destination, result)
+                trust = _trust(repository, destination, keys, overwrite=options.overwrite)
+                _put_documents(documents, destination, result, only_missing=trust.keeps_manifest)
+                if trust.kept is None:
+                    _replace(WHITELIST_KEY, whitelist, trust.version, destination, result)
+                if not trust.keeps_manifest:
+                    _replace(MANIFEST_KEY, manifest, version, destination, result)
+                    _warn_of_signature(repository, trust, result)
                 result.revision = repository.manifest.revision
                 result.root_hash = repository.manifest.root_hash.hex
                 return result
@@ -191,6 +217,78 @@ def _require_older(repository: Repository, destination: ObjectStore, *, overwrit
             "source; to lose it, add --overwrite",
         )
     return version
+
+
+def _trust(
+    repository: Repository, destination: ObjectStore, keys: Sequence[rsa.RSAPublicKey], *, overwrite: bool
+) -> _Trust:
+    """Say what of the destination's signatures stays.
+
+    If each whitelist lacks the other side's certificate, the key was replaced on one side: where the certificate is
+    that was made later.
+
+    :raises RepositoryError: when it was in the destination, and that has not the same revision
+    """
+    there, version = _whitelist_there(repository, destination, keys, overwrite=overwrite)
+    signed = _signed_there(destination, repository.name)
+    here, own, newest = repository.whitelist, repository.certificate, repository.manifest
+    if there is not None:
+        is_later = (there.created, there.expires) >= (here.created, here.expires)
+        if not is_later and (there.lists(own) or signed is None or signed[1].made < own.made):
+            there = None
+    trusted = there or here
+    keeps_manifest = False
+    if signed is not None and trusted.lists(signed[1]):
+        is_same = (signed[0].root_hash, signed[0].revision) == (newest.root_hash, newest.revision)
+        keeps_manifest = is_same and (not trusted.lists(own) or signed[0].timestamp > newest.timestamp)
+    if not trusted.lists(own) and not keeps_manifest and not overwrite:
+        raise RepositoryError(
+            f"Clients of {destination.describe()} do not trust {own.fingerprint()}, with which revision "
+            f"{newest.revision} in {repository.store.describe()} is signed: the key was replaced since",
+            remedy="Copy from where it is signed with the new key; or add --overwrite, by which that whitelist stays, "
+            f"and sign the revision there: cvmfs_server resign -p -f {repository.name}",
+        )
+    return _Trust(there, version, keeps_manifest)
+
+
+def _whitelist_there(
+    repository: Repository, destination: ObjectStore, keys: Sequence[rsa.RSAPublicKey], *, overwrite: bool
+) -> tuple[Whitelist | None, Version | None]:
+    """Return the destination's whitelist, None if it is good for nothing, and the version of its object, if any.
+
+    :raises RepositoryError: when it is of another master key
+    """
+    try:
+        data, version = destination.get_versioned(WHITELIST_KEY)
+    except ObjectNotFound:
+        return None, None
+    try:
+        return whitelist_module.verify(data, keys, repository.name), version
+    except CorruptObject:
+        return None, version
+    except SignatureError as error:
+        if overwrite:
+            return None, version
+        raise RepositoryError(
+            f"{destination.describe()} has another whitelist: {error.message}", remedy="To lose it, add --overwrite"
+        ) from error
+
+
+def _signed_there(destination: ObjectStore, name: str) -> tuple[Manifest, Certificate] | None:
+    """Return the destination's manifest, and the certificate that it is signed with; None if it is not."""
+    try:
+        manifest, _, certificate = read_manifest(destination, name)
+    except (RepositoryError, CorruptObject, ObjectNotFound):
+        return None
+    return manifest, certificate
+
+
+def _warn_of_signature(repository: Repository, trust: _Trust, result: CopyResult) -> None:
+    if trust.kept is not None and not trust.kept.lists(repository.certificate):
+        result.warnings.append(
+            f"Clients refuse revision {repository.manifest.revision} in {result.destination} until it is signed with "
+            f"the key that they trust: cvmfs_server resign -p -f {repository.name}"
+        )
 
 
 def _copy_objects(
@@ -281,19 +379,10 @@ class _Transfer:
     def _copy_large(self, info: ObjectInfo) -> bool:
         file = self._scratch / info.key.replace("/", "-")
         try:
-            with file.open("xb+") as stream:
+            with writing_to(self._scratch), file.open("xb+") as stream:
                 for part in self._source.get_in_parts(info.key, _PART_SIZE):
                     stream.write(part)
-                stream.flush()
-                if not stream.tell():  # cannot be mapped, and is not what was listed
-                    return False
-                # Not closed: where the put fails, its error still holds parts of it
-                return self._put(info, memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)))
-        except OSError as error:
-            raise PublisherError(
-                f"Cannot write an object to the scratch directory {self._scratch}: {error.strerror}",
-                remedy="Free space there, or set CVMFS_SPOOL_DIR",
-            ) from error
+                return self._put(info, mapped(stream))
         finally:
             file.unlink(missing_ok=True)
 
@@ -313,49 +402,35 @@ def _read_documents(repository: Repository) -> dict[str, bytes]:
 
 
 def _put_documents(
-    documents: Mapping[str, bytes],
-    repository: Repository,
-    destination: ObjectStore,
-    keys: Sequence[rsa.RSAPublicKey],
-    result: CopyResult,
+    documents: Mapping[str, bytes], destination: ObjectStore, result: CopyResult, *, only_missing: bool
 ) -> None:
     for key, data in documents.items():
-        if data == _get(destination, key):
-            continue
-        if key == WHITELIST_KEY and _has_newer_whitelist(repository, destination, keys):
-            continue
-        result.changed = True
-        if not result.dry_run:
-            destination.put(key, data)
+        there = _get(destination, key)
+        if there != data and (there is None or not only_missing):
+            result.changed = True
+            if not result.dry_run:
+                destination.put(key, data)
 
 
-def _has_newer_whitelist(repository: Repository, destination: ObjectStore, keys: Sequence[rsa.RSAPublicKey]) -> bool:
-    """Say whether the whitelist was signed again for the destination alone."""
-    try:
-        there = read_whitelist(destination, repository.name, keys)
-    except (SignatureError, CorruptObject):
-        return False
-    return there.lists(repository.certificate) and there.expires > repository.whitelist.expires
+def _replace(key: str, data: bytes, version: Version | None, destination: ObjectStore, result: CopyResult) -> None:
+    """Let the destination have what is signed.
 
-
-def _commit(manifest: bytes, version: Version | None, destination: ObjectStore, result: CopyResult) -> None:
-    """Let the destination have the revision.
-
+    :param version: of what is replaced; None if there was nothing
     :raises ConcurrentPublish: when somebody else was faster
     """
-    if _get(destination, MANIFEST_KEY) == manifest:
+    if _get(destination, key) == data:
         return
     result.changed = True
     if result.dry_run:
         return
     try:
         if version is None:
-            destination.put_if_absent(MANIFEST_KEY, manifest)
+            destination.put_if_absent(key, data)
         else:
-            destination.put_if_match(MANIFEST_KEY, manifest, version)
+            destination.put_if_match(key, data, version)
     except PreconditionFailed as error:
         raise ConcurrentPublish(
-            f"Somebody else has published to {destination.describe()} meanwhile", remedy="See who, then copy again"
+            f"Somebody else has replaced {key} in {destination.describe()} meanwhile", remedy="See who, then copy again"
         ) from error
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import re
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -117,7 +116,7 @@ def diff(
     with environment.open_for_reading(name, keychain) as repository, contextlib.ExitStack() as stack:
         history = repository.history()
         old_tag, new_tag = (_find(repository, history.find(text), text) for text in (old, new))
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="cvmfs-diff-"))
+        scratch = stack.enter_context(environment.scratch_for_reading(name))
         old_tree, new_tree = (
             stack.enter_context(CatalogTree(repository.store, tag.root_hash, scratch)) for tag in (old_tag, new_tag)
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import PublisherError
 from ..mount import system
-from .environment import Environment
+from .environment import Environment, writing_to
 from .transaction import abort, find_session, open_transaction
 from .union import Union, union_dir
 
@@ -55,7 +55,9 @@ def enter(
                 abort(environment, name, transaction_id=session.id, force=True)
     settings = environment.settings(name)
     with environment.open(name, settings) as repository:
-        directory = Path(tempfile.mkdtemp(dir=environment.spool_dir(settings), prefix="enter-"))
+        spool = environment.spool_dir(settings)
+        with writing_to(spool):
+            directory = Path(tempfile.mkdtemp(dir=spool, prefix="enter-"))
         union = Union(environment, settings, directory, union_dir(settings))
         try:
             union.create(repository, repository.manifest.root_hash, claimed=is_alone)

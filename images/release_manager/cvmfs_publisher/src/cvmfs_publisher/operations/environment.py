@@ -21,11 +21,13 @@ from ..storage import HttpStore, ObjectStore, open_store
 from ..storage.http_client import tls_context
 from ..storage.retry import RetryPolicy
 
+SPOOL = Path("/var/spool/cvmfs")
+
 
 class Environment:
     """The directories of one release manager.
 
-    :param config_dir: has ``repositories.d/`` and ``keys/``, as CernVM-FS's own ``/etc/cvmfs``
+    :param config_dir: has ``repositories.d/``, ``keys/`` and ``server.local``, as CernVM-FS's own ``/etc/cvmfs``
     :param notify: gets a line of text now and then while storage does not answer and requests are repeated
     """
 
@@ -67,29 +69,45 @@ class Environment:
         """Return the directory of a repository's configuration files."""
         return self.config_dir / "repositories.d" / name
 
+    def defaults(self) -> ServerConfig:
+        """Read ``server.local``, whose settings are those of all repositories here; there need not be one.
+
+        :raises ConfigurationError: when it is not readable
+        """
+        file = self.config_dir / "server.local"
+        return ServerConfig.load(file) if file.exists() else ServerConfig({}, str(file))
+
     def settings(self, name: str) -> ServerConfig:
-        """Read a repository's configuration.
+        """Read a repository's configuration: ``server.local``, then ``server.conf``, then ``client.conf``.
+
+        What cannot be honoured is left to the caller, so that an error in it stands in the way of nothing that does
+        not depend on it, such as signing the whitelist again.
 
         :raises ConfigurationError: when there is none, or it is not readable
         """
         directory = self.repository_dir(name)
-        files = [directory / "server.conf"]
-        if (directory / "client.conf").exists():
-            files.append(directory / "client.conf")
-        settings = ServerConfig.load(*files)
+        files = [self.config_dir / "server.local", directory / "server.conf", directory / "client.conf"]
+        server_conf = files[1]
+        settings = ServerConfig.load(*(file for file in files if file is server_conf or file.exists()))
         if settings.repository != name:
             raise ConfigurationError(
-                f"{files[0]} is the configuration of {settings.repository}, not of {name}",
+                f"{server_conf} is the configuration of {settings.repository}, not of {name}",
                 remedy="Correct CVMFS_REPOSITORY_NAME, or move the directory",
             )
         return settings
 
-    def require_supported(self, name: str) -> None:
-        """Refuse a ``server.conf`` with keys that cannot be honoured when publishing.
+    def supported_settings(self, name: str) -> ServerConfig:
+        """Read a repository's configuration as `settings`, and refuse keys in it that cannot be honoured.
 
-        :raises ConfigurationError: then
+        :raises ConfigurationError: also then
         """
-        require_supported(ServerConfig.load(self.repository_dir(name) / "server.conf"))
+        settings = self.settings(name)
+        directory = self.repository_dir(name)
+        require_supported(self.defaults())
+        require_supported(ServerConfig.load(directory / "server.conf"))
+        if (directory / "client.conf").exists():
+            require_supported(ServerConfig.load(directory / "client.conf"), for_clients=True)
+        return settings
 
     def store(self, settings: ServerConfig) -> ObjectStore:
         """Open the storage that ``CVMFS_UPSTREAM_STORAGE`` names.
@@ -120,14 +138,25 @@ class Environment:
         return [self.keys_dir / f"{settings.repository}.pub"]
 
     @contextlib.contextmanager
-    def open(self, name: str, settings: ServerConfig | None = None, *, unlisted: bool = False) -> Iterator[Repository]:
+    def open(
+        self,
+        name: str,
+        settings: ServerConfig | None = None,
+        *,
+        opened: Repository | None = None,
+        unlisted: bool = False,
+    ) -> Iterator[Repository]:
         """Open a repository, verified; closed on leaving.
 
         :param settings: its configuration, if it has been read already
+        :param opened: the repository, if it is open already; it stays open, and is looked at again
         :param unlisted: as `Repository.open`
         :raises PublisherError: when it is not configured, not there, or not to be trusted
         """
         settings = settings or self.settings(name)
+        if opened is not None:
+            yield opened.reread()
+            return
         with contextlib.closing(self.store(settings)) as store:
             yield self.open_in(store, settings, unlisted=unlisted)
 
@@ -158,7 +187,7 @@ class Environment:
             return
         if "://" in name:
             store: ObjectStore = HttpStore(name, notify=self._notify)
-            name = check_repository_name(name.rstrip("/").rpartition("/")[2])
+            name = check_repository_name(_name_in(name))
         else:
             store = self.store(self.settings(name))
         with contextlib.closing(store):
@@ -176,14 +205,18 @@ class Environment:
         """Read the key that signs the repository's manifests."""
         return RepositoryKey.load(self.keys_dir / f"{name}.key", self.keys_dir / f"{name}.crt")
 
-    def signer(self, settings: ServerConfig) -> Signer:
+    def signer(self, settings: ServerConfig, *, unlisted: bool = False) -> Signer:
         """Return what signs the repository's manifests: its key, or the service that has it.
 
+        :param unlisted: take the key if it is here, as the service signs nothing on top of a manifest whose certificate
+            the whitelist does not list
         :raises ConfigurationError: when there is no key
         :raises SigningServiceUnreachable, SigningRefused: when the service does not answer, or is another repository's
         """
         socket = settings.get("CVMFS_SIGNING_SERVICE")
-        return SigningService(Path(socket), settings.repository) if socket else self.repository_key(settings.repository)
+        if not socket or (unlisted and (self.keys_dir / f"{settings.repository}.key").exists()):
+            return self.repository_key(settings.repository)
+        return SigningService(Path(socket), settings.repository)
 
     def master_key(self, name: str) -> MasterKey:
         """Read the key that signs the repository's whitelist."""
@@ -194,7 +227,7 @@ class Environment:
 
         :raises PublisherError: when it cannot be made
         """
-        directory = Path(settings.get("CVMFS_SPOOL_DIR") or f"/var/spool/cvmfs/{settings.repository}")
+        directory = Path(settings.get("CVMFS_SPOOL_DIR") or SPOOL / settings.repository)
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -205,23 +238,66 @@ class Environment:
         return directory
 
     @contextlib.contextmanager
+    def scratch_for_reading(self, name: str) -> Iterator[Path]:
+        """Provide a temporary directory for a repository that `open_for_reading` opens; removed on leaving.
+
+        Catalogs are large, and the system's directory for temporary files often is in memory. So it is only taken
+        where there is no spool directory at all, or by who says so.
+
+        :raises PublisherError: when it cannot be made
+        """
+        name = _name_in(name)
+        if name in self.names():
+            with self.scratch(self.settings(name)) as directory:
+                yield directory
+            return
+        has_spool = os.access(SPOOL, os.W_OK | os.X_OK) and "TMPDIR" not in os.environ
+        with _temporary_directory(SPOOL if has_spool else Path(tempfile.gettempdir()), "set TMPDIR") as directory:
+            yield directory
+
+    @contextlib.contextmanager
     def scratch(self, settings: ServerConfig, directory: Path | None = None) -> Iterator[Path]:
         """Provide a temporary directory; removed on leaving.
 
         :param directory: where it is made; by default in the spool directory
         :raises PublisherError: when it cannot be made
         """
-        directory = directory or self.spool_dir(settings)
-        try:
-            temporary = tempfile.TemporaryDirectory(dir=directory, prefix="tmp-")
-        except OSError as error:
-            raise PublisherError(
-                f"Cannot make a temporary directory in {directory}: {error.strerror}",
-                remedy="Make room there, or set CVMFS_SPOOL_DIR",
-            ) from error
-        with temporary as path:
-            yield Path(path)
+        with _temporary_directory(directory or self.spool_dir(settings), "set CVMFS_SPOOL_DIR") as path:
+            yield path
 
     def owner(self, settings: ServerConfig) -> Owner:
         """Return the user and group that ``CVMFS_USER`` names; root when it names none."""
         return find_owner(settings.get("CVMFS_USER") or "root")
+
+
+def _name_in(name: str) -> str:
+    """Return the name that a repository's URL has at its end; a name as it is."""
+    return name.rstrip("/").rpartition("/")[2]
+
+
+@contextlib.contextmanager
+def writing_to(scratch: Path) -> Iterator[None]:
+    """Turn failures to write to a scratch directory into errors that name it.
+
+    :raises PublisherError: instead of OSError
+    """
+    try:
+        yield
+    except OSError as error:
+        raise PublisherError(
+            f"Cannot write to the scratch directory {scratch}: {error.strerror}",
+            remedy="Free space there, or set CVMFS_SPOOL_DIR",
+        ) from error
+
+
+@contextlib.contextmanager
+def _temporary_directory(parent: Path, otherwise: str) -> Iterator[Path]:
+    try:
+        temporary = tempfile.TemporaryDirectory(dir=parent, prefix="tmp-")
+    except OSError as error:
+        raise PublisherError(
+            f"Cannot make a temporary directory in {parent}: {error.strerror}",
+            remedy=f"Make room there, or {otherwise}",
+        ) from error
+    with temporary as path:
+        yield Path(path)

@@ -13,7 +13,7 @@ Why it cannot take away what a publisher is about to refer to, however long any 
 3. A garbage collection whose lease has ended may still be in the middle of a deletion. So the store itself refuses its
    requests from the lease's end on (`Permit`).
 4. A deletion that was sent, and not answered, may be carried out later. The lease is not given back then; it ends by
-   itself, after the time in which the store could still begin with that.
+   itself, after the time in which the store could still begin with that. Nobody who breaks it can take it earlier.
 
 Data objects go first, then nested catalogs, children before parents, then root catalogs, then their lines in the
 reflog. So what an interrupted garbage collection leaves is found by the next one.
@@ -35,30 +35,30 @@ from typing import TextIO
 
 import numpy as np
 
-from ..content import ContentHash, HashAlgorithm, HashSuffix, ObjectFilter
+from ..content import ContentHash, HashAlgorithm, HashSuffix
 from ..content.hash import DIGEST_SIZE
+from ..content.object_filter import ObjectFilter
 from ..errors import (
     ConfigurationError,
     CorruptObject,
     ObjectNotFound,
     PreconditionFailed,
-    PublisherError,
     RepositoryError,
     StorageError,
+    UnansweredDeletion,
     UsageError,
 )
 from ..paths import ROOT, display
 from ..repository import Lease, Repository, ServerConfig
 from ..repository.lease import CLOCK_MARGIN, LIFETIME
 from ..repository.reflog import ReferenceType, Reflog
-from ..repository.status import last_time, note_time
+from ..repository.status import note_time
 from ..storage import Cancellation, ObjectStore
 from .condemned import read_condemned, write_condemned
-from .dates import point_in_time
 from .environment import Environment
 from .reflogs import rebuild_reflog
 from .statistics import GcStatistics, failure_recorded, record
-from .transaction import open_exclusively
+from .transaction import Keeper, open_exclusively
 from .traversal import CatalogTraversal, Found, Visit
 
 LAST_GC = "last_gc"
@@ -105,7 +105,9 @@ class GcReport:
     :param condemned_revisions: root catalogs that were in the reflog, and are gone
     :param condemned_objects: everything that is gone, catalogs included
     :param orphans: those of the objects that no revision in the reflog has named
-    :param orphan_bytes: of these; the sizes of others would have to be asked for one by one
+    :param orphan_bytes: of these
+    :param condemned_bytes: of the data objects that are gone; None unless ``CVMFS_EXTENDED_GC_STATS`` asks for it, as
+        the store then has to be asked for the size of each. A dry run does not.
     """
 
     repository: str
@@ -117,43 +119,9 @@ class GcReport:
     condemned_objects: int = 0
     orphans: int = 0
     orphan_bytes: int = 0
+    condemned_bytes: int | None = None
     seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
-
-
-def automatic(settings: ServerConfig) -> GcOptions | None:
-    """Return what a publish that is due to collect garbage collects; None when it shall not.
-
-    :raises ConfigurationError: when ``CVMFS_AUTO_GC_TIMESPAN`` or ``CVMFS_AUTO_GC_LAPSE`` are no times
-    """
-    if not settings.flag("CVMFS_AUTO_GC", default=False):
-        return None
-    _deadline(settings)
-    span = settings.get("CVMFS_AUTO_GC_TIMESPAN") or "3 days ago"
-    return GcOptions(newer_than=point_in_time(span, "CVMFS_AUTO_GC_TIMESPAN"))
-
-
-def collect_if_due(environment: Environment, name: str, options: GcOptions | None) -> list[str]:
-    """Collect garbage after a publish, if the last collection is long enough ago.
-
-    :param options: from `automatic`
-    :returns: warnings: the revision is published, whatever comes of this
-    """
-    if options is None:
-        return []
-    settings = environment.settings(name)
-    try:
-        with environment.open(name, settings) as repository:
-            last = last_time(repository.store, LAST_GC)
-            if not repository.manifest.garbage_collectable or (last is not None and last >= _deadline(settings)):
-                return []
-        return collect(environment, name, options).warnings
-    except PublisherError as error:
-        return [f"The automatic garbage collection failed: {error}"]
-
-
-def _deadline(settings: ServerConfig) -> int:
-    return point_in_time(settings.get("CVMFS_AUTO_GC_LAPSE") or "1 day ago", "CVMFS_AUTO_GC_LAPSE")
 
 
 def collectable(environment: Environment) -> list[str]:
@@ -182,35 +150,37 @@ def collect(environment: Environment, name: str, options: GcOptions, *, tell: Te
     :raises StorageError: when something that has to be preserved cannot be read; nothing is deleted
     """
     started = time.monotonic()
-    settings = environment.settings(name)
+    settings = environment.supported_settings(name)
     deletion_log = options.deletion_log
     if deletion_log is None and settings.get("CVMFS_GC_DELETION_LOG"):
         deletion_log = Path(settings["CVMFS_GC_DELETION_LOG"])
     report = GcReport(repository=name, dry_run=options.dry_run)
     with contextlib.ExitStack() as stack:
         lease = None
+        keeper = Keeper()
         if options.dry_run:
             repository = stack.enter_context(environment.open(name, settings))
         else:
-            repository, lease = stack.enter_context(open_exclusively(environment, settings))
+            repository, lease = stack.enter_context(open_exclusively(environment, settings, keeper=keeper))
         scratch = stack.enter_context(environment.scratch(settings))
         if not _is_allowed(repository, settings):
             raise RepositoryError(
                 f"Garbage collection is not enabled for {name}",
                 remedy="Set CVMFS_GARBAGE_COLLECTION=true, and publish a revision",
             )
-        log = stack.enter_context(_deletion_log(deletion_log))
+        log = stack.enter_context(_DeletionLog.opened(deletion_log, report)) if deletion_log is not None else None
         began = time.time()
         if not options.dry_run:
             stack.enter_context(
                 failure_recorded(environment, settings, repository.store, GcStatistics(), started=began)
             )
-        _Collection(environment, repository, options, report, lease, scratch, log, tell).run()
+        _Collection(environment, settings, repository, options, report, lease, keeper, scratch, log, tell).run()
         if not options.dry_run:
             statistics = GcStatistics(
                 n_preserved_catalogs=report.preserved_catalogs,
                 n_condemned_catalogs=report.condemned_catalogs,
                 n_condemned_objects=report.condemned_objects,
+                sz_condemned_bytes=report.condemned_bytes,
             )
             report.warnings += record(environment, settings, repository.store, statistics, started=began)
     report.seconds = round(time.monotonic() - started, 3)
@@ -223,20 +193,24 @@ class _Collection:
     def __init__(
         self,
         environment: Environment,
+        settings: ServerConfig,
         repository: Repository,
         options: GcOptions,
         report: GcReport,
         lease: Lease | None,
+        keeper: Keeper,
         scratch: Path,
-        log: TextIO | None,
+        log: _DeletionLog | None,
         tell: Tell | None,
     ) -> None:
         self._environment = environment
+        self._settings = settings
         self._scratch = scratch
         self._repository = repository
         self._options = options
         self._report = report
         self._lease = lease
+        self._keeper = keeper
         self._log = log
         self._tell = tell
         self._traversal = CatalogTraversal(repository.store, scratch)
@@ -262,14 +236,18 @@ class _Collection:
         if self._lease is None:
             self._sweep(reflog, condemned, _Pretender())
             return
-        key = self._environment.signer(self._environment.settings(self._repository.name))
+        count_bytes = self._settings.flag("CVMFS_EXTENDED_GC_STATS", default=False)
+        key = self._environment.signer(self._settings)
         store = self._repository.store
         self._repository.fence(key, self._lease, reflog)
         noted, version = read_condemned(store)
         going = {root.hex for root in condemned}
         version = write_condemned(store, noted | going, version)
-        with _Sweeper(self._repository.store, self._lease) as sweeper:
+        with _Sweeper(self._repository.store, self._lease, count_bytes=count_bytes) as sweeper:
+            self._keeper.on_loss(sweeper.call_off)
             self._sweep(reflog, condemned, sweeper)
+        if count_bytes:
+            self._report.condemned_bytes = sweeper.bytes
         if not sweeper.is_certain:
             self._report.warnings.append(
                 "Some deletions were not answered at first. So the lease was not given back, and ends by itself within "
@@ -485,16 +463,26 @@ class _Sweeper:
     """Deletes objects, many at a time, for as long as a lease lasts.
 
     Lets the lease lapse unless it is certain that no deletion is under way any more.
+
+    :param count_bytes: ask for the size of each data object first
+    :ivar bytes: of the data objects that are gone, if they are counted
     """
 
-    def __init__(self, store: ObjectStore, lease: Lease) -> None:
+    def __init__(self, store: ObjectStore, lease: Lease, *, count_bytes: bool) -> None:
         self._store = store
+        self._count_bytes = count_bytes
+        self._lock = threading.Lock()
+        self._at_rest = threading.Condition(self._lock)
+        self._under_way = 0
+        self._is_over = False
+        self.bytes = 0
         self._lease = lease
         self._cancel = Cancellation()
         self._workers = min(store.concurrency, _MOST_WORKERS)
         self._room = threading.BoundedSemaphore(2 * self._workers)
         self._batch: list[str] = []
         self._running: list[Future[None]] = []
+        self._error: BaseException | None = None
         self.is_certain = True
 
     def __enter__(self) -> _Sweeper:
@@ -502,11 +490,22 @@ class _Sweeper:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        if error is not None:
+        # What is under way takes seconds, unless storage is in trouble. Who interrupts does not wait.
+        if isinstance(error, StorageError) or not isinstance(error, Exception | None):
             self._cancel.set()
-        self._pool.shutdown(cancel_futures=True)
-        if error is not None or not self.is_certain:
-            self._lease.lapse()
+        try:
+            self._pool.shutdown(cancel_futures=True)
+            # The pool knows no thread during whose start it was interrupted
+            with self._lock:
+                self._is_over = True
+                while self._under_way:
+                    self._at_rest.wait()
+        except BaseException:  # who interrupts again
+            self.is_certain = False
+            raise
+        finally:
+            if not self.is_certain:
+                self._lease.lapse()
 
     def delete(self, key: str) -> None:
         """Delete an object soon.
@@ -527,6 +526,11 @@ class _Sweeper:
             future.result()
         self._running.clear()
 
+    def call_off(self, error: BaseException) -> None:
+        """Break off what is under way, and delete no more; who wants that gets `error`."""
+        self._error = error
+        self._cancel.set()
+
     def _send(self) -> None:
         if not self._batch:
             return
@@ -538,37 +542,100 @@ class _Sweeper:
         self._running.append(self._pool.submit(self._delete, batch))
 
     def _delete(self, keys: list[str]) -> None:
+        with self._lock:
+            if self._is_over:
+                return
+            self._under_way += 1
         try:
+            self._delete_now(keys)
+        finally:
+            with self._lock:
+                self._under_way -= 1
+                self._at_rest.notify_all()
+
+    def _delete_now(self, keys: list[str]) -> None:
+        try:
+            if self._error is not None:
+                raise self._error
+            size = sum(self._store.size(key) or 0 for key in keys if key[-1] not in "CHMX") if self._count_bytes else 0
             while True:
                 permit = self._lease.permit()
                 try:
                     if not self._store.delete_many(keys, permit, self._cancel):
                         self.is_certain = False
+                    with self._lock:
+                        self.bytes += size
                     return
-                except PreconditionFailed:
+                except PreconditionFailed as error:
+                    if isinstance(error, UnansweredDeletion):
+                        self.is_certain = False
                     # Its end may have come before it was renewed in the background. If it is lost, this says so.
                     self._lease.renew()
+        except BaseException as error:
+            self.is_certain = False
+            self._cancel.set()
+            if self._error not in (None, error):
+                raise self._error from error
+            raise
         finally:
             self._room.release()
 
 
-@contextlib.contextmanager
-def _deletion_log(file: Path | None) -> Iterator[TextIO | None]:
-    """Open the log of deleted objects, in CernVM-FS's format."""
-    if file is None:
-        yield None
-        return
-    try:
-        log = open(file, "a", encoding="ascii")  # noqa: SIM115
-    except OSError as error:
-        raise ConfigurationError(
-            f"Cannot write the deletion log {file}: {error.strerror}",
-            remedy="Correct CVMFS_GC_DELETION_LOG or the option -L",
-        ) from error
-    with log:
-        log.write(f"# Garbage Collection started at {_moment()}\n")
-        yield log
-        log.write(f"# Garbage Collection finished at {_moment()}\n\n")
+class _DeletionLog:
+    """The log of deleted objects, in CernVM-FS's format.
+
+    What cannot be written any more, as on a full disk, is a warning: half a collection would help nobody.
+    """
+
+    def __init__(self, file: Path, stream: TextIO, report: GcReport) -> None:
+        self._file = file
+        self._stream: TextIO | None = stream
+        self._report = report
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, file: Path, report: GcReport) -> Iterator[_DeletionLog]:
+        """Open it.
+
+        :param report: gets the warning
+        :raises ConfigurationError: when that is impossible
+        """
+        try:
+            stream = open(file, "a", encoding="ascii")  # noqa: SIM115
+        except OSError as error:
+            raise ConfigurationError(
+                f"Cannot write the deletion log {file}: {error.strerror}",
+                remedy="Correct CVMFS_GC_DELETION_LOG or the option -L",
+            ) from error
+        log = cls(file, stream, report)
+        try:
+            log.write(f"# Garbage Collection started at {_moment()}\n")
+            yield log
+            log.write(f"# Garbage Collection finished at {_moment()}\n\n")
+        finally:
+            log._close()
+
+    def write(self, text: str) -> None:
+        """Add to it, as long as that works."""
+        if self._stream is not None:
+            try:
+                self._stream.write(text)
+            except OSError as error:
+                self._give_up(error)
+
+    def _close(self) -> None:
+        if self._stream is not None:
+            try:
+                self._stream.close()
+            except OSError as error:
+                self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
+        self._report.warnings.append(f"The deletion log {self._file} is not complete: {error.strerror}")
 
 
 def _moment() -> str:

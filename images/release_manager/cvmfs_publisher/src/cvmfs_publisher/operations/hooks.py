@@ -18,7 +18,9 @@ from .environment import Environment
 
 _FILE = "cvmfs_server_hooks.sh"
 _PASSED_ON = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "CVMFS_CONFIG_DIR")
-"""Variables that a hook gets. Others may be somebody's secrets."""
+"""Variables that a hook gets besides the repository's settings. Others may be somebody's secrets."""
+
+_NOT_FOR_HOOKS = "CVMFS_GEO_LICENSE_KEY"
 
 # Like POSIX's shells, bash in that mode ends at a syntax error in the file
 _CALL = '{hook}() {{ :; }}; . "$1"; [ -z "$BASH" ] || set +o posix; {hook} "$2"'
@@ -46,7 +48,7 @@ _OUTCOME = {
 
 
 def call_hook(environment: Environment, name: str, hook: Hook) -> None:
-    """Call a hook with the repository's name, if there is a file with hooks.
+    """Call a hook with the repository's name, if there is a file with hooks; it finds the settings in its environment.
 
     What it prints goes to standard error: standard output is for the subcommand's own result.
 
@@ -62,7 +64,10 @@ def call_hook(environment: Environment, name: str, hook: Hook) -> None:
         [*shell, "-c", _CALL.format(hook=hook.value), hook.value, str(file.absolute()), name],
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr.fileno() if _has_descriptor() else subprocess.DEVNULL,
-        env={key: os.environ[key] for key in _PASSED_ON if key in os.environ},
+        env={
+            **{key: value for key, value in environment.settings(name).items() if key != _NOT_FOR_HOOKS},
+            **{key: os.environ[key] for key in _PASSED_ON if key in os.environ},
+        },
         check=False,
     )
     if done.returncode != 0:

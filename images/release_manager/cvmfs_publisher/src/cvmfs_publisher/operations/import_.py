@@ -33,7 +33,7 @@ from ..repository.settings import check_repository_name
 from ..repository.signing import load_public_keys, write_key_file
 from ..storage import ObjectStore, S3Store
 from .environment import Environment
-from .mkfs import default_settings, local_storage, write_configuration
+from .mkfs import default_settings, local_storage, require_text, write_configuration
 from .reflogs import repair_reflog
 from .resign import resign_manifest, resign_whitelist
 from .server_info import announce
@@ -122,7 +122,8 @@ def import_repository(environment: Environment, name: str, options: ImportOption
         )
     chosen = _chosen(environment, name, options)
     keys = _load_keys(options.keychain or environment.keys_dir, name, options)
-    with contextlib.closing(environment.store(ServerConfig(chosen, "the command line"))) as store:
+    for_all = environment.defaults()
+    with contextlib.closing(environment.store(ServerConfig({**for_all, **chosen}, "the command line"))) as store:
         repository = _open(store, name, keys, options)
         settings = _settings(environment, repository, chosen)
         if options.recreate_key and settings.get("CVMFS_SIGNING_SERVICE"):
@@ -141,7 +142,7 @@ def import_repository(environment: Environment, name: str, options: ImportOption
         warnings: list[str] = []
         changed = _local_files(environment, name) != before
         if options.recreate_whitelist:
-            _sign(environment, name, keys, recreate_key=options.recreate_key)
+            warnings += _sign(environment, name, keys, recreate_key=options.recreate_key)
             changed = True
         if options.replicable and not store.exists(MASTER_REPLICA_KEY):
             store.put(MASTER_REPLICA_KEY, MASTER_REPLICA)
@@ -149,7 +150,7 @@ def import_repository(environment: Environment, name: str, options: ImportOption
         if not store.exists(REFLOG_KEY):
             changed = _restore_reflog(environment, name, warnings) or changed
         if options.stratum0_url is not None:
-            warnings += _compare(environment, settings, store)
+            warnings += _compare(environment, ServerConfig({**for_all, **settings}, settings.origin), store)
         warnings += announce(environment, settings)
         return ImportResult(
             repository=name,
@@ -171,7 +172,7 @@ def _chosen(environment: Environment, name: str, options: ImportOptions) -> dict
         "CVMFS_UNION_FS_TYPE": options.union_fs,
         "CVMFS_SERVER_PROXY": options.proxy,
     }
-    chosen = {key: value for key, value in settings.items() if value is not None}
+    chosen = require_text({key: value for key, value in settings.items() if value is not None})
     if (environment.repository_dir(name) / "server.conf").exists():
         existing = environment.settings(name)
         for key, value in chosen.items():
@@ -332,13 +333,18 @@ def _write_keys(directory: Path, name: str, keys: _Keys) -> None:
             write_key_file(file, pem, secret=suffix in ("key", "masterkey"))
 
 
-def _sign(environment: Environment, name: str, keys: _Keys, *, recreate_key: bool) -> None:
-    """Sign a new whitelist, and with a new key the manifest as well; at each step clients can read the repository."""
+def _sign(environment: Environment, name: str, keys: _Keys, *, recreate_key: bool) -> Sequence[str]:
+    """Sign a new whitelist, and with a new key the manifest as well; return warnings.
+
+    At each step clients can read the repository.
+    """
     also = [keys.certificate] if keys.certificate is not None else []
-    resign_whitelist(environment, name, also=also)
-    if recreate_key:
-        resign_manifest(environment, name)
-        resign_whitelist(environment, name)
+    resign_whitelist(environment, name, also=[keys.repository.certificate, *also])
+    if not recreate_key:
+        return ()
+    _, warnings = resign_manifest(environment, name)
+    resign_whitelist(environment, name)
+    return warnings
 
 
 def _restore_reflog(environment: Environment, name: str, warnings: list[str]) -> bool:

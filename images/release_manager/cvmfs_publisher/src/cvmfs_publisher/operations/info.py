@@ -19,6 +19,7 @@ class RepositoryInfo:
 
     :param timestamp: when the revision was published, seconds since 1970
     :param whitelist_valid_days: whole days until the whitelist expires; negative once it has
+    :param creator: ``CVMFS_CREATOR_VERSION``; empty where it is not set, or the repository is not configured here
     :param public_key: file with the master key's public half
     """
 
@@ -30,6 +31,7 @@ class RepositoryInfo:
     garbage_collectable: bool
     whitelist_valid_days: int
     stratum0_url: str
+    creator: str
     public_key: Path
     meta_info: str
 
@@ -60,10 +62,10 @@ def info(environment: Environment, name: str, keychain: Path | None = None) -> R
     """
     with environment.open_for_reading(name, keychain) as repository:
         manifest = repository.manifest
-        url, public_key = name, environment.public_key_in(keychain, repository.name)
+        url, public_key, creator = name, environment.public_key_in(keychain, repository.name), ""
         if "://" not in name:
             settings = environment.settings(name)
-            url = settings.get("CVMFS_STRATUM0", "")
+            url, creator = settings.get("CVMFS_STRATUM0", ""), settings.get("CVMFS_CREATOR_VERSION", "")
             if keychain is None:
                 public_key = environment.public_keys(settings)[0]
         return RepositoryInfo(
@@ -75,6 +77,7 @@ def info(environment: Environment, name: str, keychain: Path | None = None) -> R
             garbage_collectable=manifest.garbage_collectable,
             whitelist_valid_days=repository.whitelist.remaining().days,
             stratum0_url=url,
+            creator=creator,
             public_key=public_key,
             meta_info=repository.meta_info().decode("utf-8", "replace"),
         )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from ..changes.change_set import ChangeSet
+from ..changes.report import Tell
 from ..errors import NotInTransaction
 from .environment import Environment
 from .publish import PublishOptions, PublishResult, preview
@@ -11,16 +12,17 @@ from .transaction import Session, current_session, find_session, root_of, union_
 from .union import Union
 
 
-def worktree_changes(environment: Environment, name: str) -> PublishResult:
+def worktree_changes(environment: Environment, name: str, *, tell: Tell | None = None) -> PublishResult:
     """Say what was changed in the open interactive transaction, as a dry run of publishing it.
 
     Only the scratch area is read, and nothing is written.
 
+    :param tell: as for `publish`
     :raises NotInTransaction: when there is none
     :raises UnionLost: when it is not mounted any more
     """
     _require_interactive(environment, name)
-    return preview(environment, name, ChangeSet(), PublishOptions())
+    return preview(environment, name, ChangeSet(), PublishOptions(), tell=tell)
 
 
 def interactive_sessions(environment: Environment) -> list[str]:

@@ -7,7 +7,8 @@ looked at once there is enough to upload to make it worth while: the cost of a s
 repository's size.
 
 Objects of the current revision are safe from garbage collection. They are in the store, but for those of grafted files,
-which need not be there yet: where files have been grafted, nothing is taken for known.
+which need not be there yet: where files have been grafted, nothing is taken for known. And they may have been lost,
+which a publish that compares content is to mend: it asks the store for each of them.
 """
 
 from __future__ import annotations
@@ -35,13 +36,22 @@ class KnownObjects:
     :param root: the current revision's root catalog
     :param changes: what is to be published
     :param scratch: room for catalogs
-    :param are_stored: whether what the revision refers to is certain to be in the store
+    :param are_stored: whether what the revision refers to is said to be in the store
+    :param trusted: whether the store need not be asked about each object all the same
     """
 
     def __init__(
-        self, store: ObjectStore, root: ContentHash, changes: ChangeSet, scratch: Path, *, are_stored: bool
+        self,
+        store: ObjectStore,
+        root: ContentHash,
+        changes: ChangeSet,
+        scratch: Path,
+        *,
+        are_stored: bool,
+        trusted: bool,
     ) -> None:
         self._are_stored = are_stored
+        self._trusted = trusted
         self._store = store
         self._root = root
         self._directories = {parent(change.base_dir) for change in changes.changes if isinstance(change, Content)}
@@ -64,7 +74,8 @@ class KnownObjects:
         if next(self._asked) == _WORTH_LOOKING:
             self._load()
         known = self._chunks if content_hash.suffix == HashSuffix.PARTIAL else self._files
-        return content_hash.digest in known and content_hash.algorithm is self._root.algorithm
+        is_known = content_hash.digest in known and content_hash.algorithm is self._root.algorithm
+        return is_known and (self._trusted or self._store.exists(content_hash.key()))
 
     def _load(self) -> None:
         files: set[bytes] = set()

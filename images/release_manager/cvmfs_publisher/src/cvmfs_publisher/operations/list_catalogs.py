@@ -3,21 +3,21 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..catalog import Catalog, NestedReference
-from ..content import ContentHash, fetch_object
+from ..catalog.tree import fetch_catalog
+from ..content import ContentHash
 from ..errors import CorruptObject
 from ..paths import ROOT, display
 from ..storage import ObjectStore
 from .checked_out import find_checkout
-from .environment import Environment
+from .environment import Environment, writing_to
 
-_PARALLEL_REQUESTS = 32
+_PARALLEL_REQUESTS = 8  # each may have a large catalog in memory, and on the scratch disk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,8 @@ def list_catalogs(environment: Environment, name: str) -> Iterator[CatalogInfo]:
     with environment.open(name, settings) as repository:
         checkout = find_checkout(environment, settings)
         root = NestedReference(ROOT, checkout.root_hash if checkout else repository.manifest.root_hash, 0)
-        found = _read_all(repository.store, root)
+        with environment.scratch(settings) as scratch:
+            found = _read_all(repository.store, root, scratch)
     pending = [(root, 0)]
     while pending:
         reference, level = pending.pop()
@@ -66,17 +67,17 @@ def list_catalogs(environment: Environment, name: str) -> Iterator[CatalogInfo]:
         pending += [(nested, level + 1) for nested in reversed(catalog.nested)]
 
 
-def _read_all(store: ObjectStore, root: NestedReference) -> dict[bytes, _Found]:
+def _read_all(store: ObjectStore, root: NestedReference, scratch: Path) -> dict[bytes, _Found]:
     """Return what there is to know of each catalog, by its path."""
     found: dict[bytes, _Found] = {}
-    with (
-        tempfile.TemporaryDirectory(prefix="cvmfs-list-") as scratch,
-        ThreadPoolExecutor(_PARALLEL_REQUESTS, thread_name_prefix="catalog") as pool,
-    ):
+    with ThreadPoolExecutor(_PARALLEL_REQUESTS, thread_name_prefix="catalog") as pool:
 
         def read(reference: NestedReference) -> _Found:
             file = Path(scratch, reference.hash.hex)
-            file.write_bytes(fetch_object(store, reference.hash))
+            data = fetch_catalog(store, reference)
+            with writing_to(scratch):
+                file.write_bytes(data)
+            del data
             with Catalog(file) as catalog:
                 if catalog.path != reference.path:
                     raise CorruptObject(

@@ -13,24 +13,25 @@ from pathlib import Path
 from ..catalog import DirectoryEntry, WritableCatalogTree
 from ..changes.change_set import Owner
 from ..changes.entry import DIRECTORY_SIZE
-from ..content import ContentHash, HashSuffix, put_object
+from ..content import ContentHash, HashAlgorithm, HashSuffix, put_object
 from ..errors import ConfigurationError, UsageError
 from ..paths import ROOT
 from ..repository import History, Manifest, MasterKey, Repository, RepositoryKey, ServerConfig, Tag, Whitelist, metainfo
 from ..repository.manifest import DEFAULT_TTL
-from ..repository.repository import require_absent
+from ..repository.repository import require_absent, require_may_sign
+from ..repository.server_keys import require_supported
 from ..repository.settings import check_repository_name
-from ..repository.signing import write_key_file
+from ..repository.signing import load_public_keys, write_key_file
+from ..repository.whitelist import verify as verify_whitelist
 from ..storage import ObjectStore
 from ..storage.preflight import preflight
 from .dates import point_in_time
-from .environment import Environment
+from .environment import SPOOL, Environment
 from .properties import choose_requirement, set_properties
 from .server_info import announce
 
 _LAYOUT_REVISION = "143"  # what CernVM-FS 2.12 to 2.14 write and accept as CVMFS_CREATOR_VERSION
 _FIRST_FILE = b"new_repository"
-_SPOOL = Path("/var/spool/cvmfs")
 _PARENT_OF_LOCAL_STORAGE = Path("/srv/cvmfs")
 
 
@@ -46,6 +47,7 @@ class MkfsOptions:
     :param external: publish files as external by default
     :param requirement: what members have to prove: the repository is confidential
     :param proxy: through which CernVM-FS's own tools read
+    :param whitelist: signed where the master key is, which is not needed here then
     """
 
     stratum0_url: str | None = None
@@ -63,6 +65,7 @@ class MkfsOptions:
     external: bool = False
     requirement: str | None = None
     proxy: str | None = None
+    whitelist: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +89,26 @@ class MkfsResult:
 
 @dataclass(frozen=True, slots=True)
 class _Keys:
-    master: MasterKey
+    """The keys of a new repository.
+
+    :param master: signs the whitelist; or a whitelist that it has signed elsewhere
+    :param public_pem: its public half
+    """
+
+    master: MasterKey | bytes
+    public_pem: bytes
     repository: RepositoryKey
+
+    @classmethod
+    def of_master(cls, master: MasterKey, repository: RepositoryKey) -> _Keys:
+        """Return the keys where the master key is here."""
+        return cls(master, master.public_pem(), repository)
+
+    def whitelist(self, name: str, algorithm: HashAlgorithm) -> bytes:
+        """Return the document for ``.cvmfswhitelist``."""
+        if isinstance(self.master, bytes):
+            return self.master
+        return Whitelist.create(name, [self.repository.certificate], algorithm=algorithm).signed(self.master)
 
 
 def mkfs(environment: Environment, name: str, options: MkfsOptions) -> MkfsResult:
@@ -101,9 +122,7 @@ def mkfs(environment: Environment, name: str, options: MkfsOptions) -> MkfsResul
     :raises StorageError: when the storage does not take it
     """
     check_repository_name(name)
-    settings, is_new = _settings(environment, name, options)
-    if not is_new:
-        environment.require_supported(name)
+    settings, new = _settings(environment, name, options)
     owner = environment.owner(settings)
     # What is wrong is refused before anything is made
     algorithm, _ = settings.hash_algorithm, settings.compression
@@ -111,17 +130,16 @@ def mkfs(environment: Environment, name: str, options: MkfsOptions) -> MkfsResul
         point_in_time(timespan, "CVMFS_AUTO_TAG_TIMESPAN")
     with contextlib.closing(environment.store(settings)) as store:
         require_absent(store, name)
-        existing_keys = _load_keys(environment, name, options.keychain)
+        existing_keys = _load_keys(environment, name, options)
         preflight(store)
-        keys = existing_keys or _Keys(MasterKey.generate(), RepositoryKey.generate(name))
+        keys = existing_keys or _Keys.of_master(MasterKey.generate(), RepositoryKey.generate(name))
         _write_keys(environment.keys_dir, name, keys, keep=_is_same(options.keychain, environment.keys_dir))
         warnings = _doubts(settings)
         with environment.scratch(settings) as scratch:
             manifest = _first_revision(store, settings, owner, scratch, volatile=options.volatile)
-        whitelist = Whitelist.create(name, [keys.repository.certificate], algorithm=algorithm)
-        repository = Repository.create(manifest, store, keys.repository, whitelist.signed(keys.master))
-        if is_new:
-            write_configuration(environment, name, settings)
+        repository = Repository.create(manifest, store, keys.repository, keys.whitelist(name, algorithm))
+        if new is not None:
+            write_configuration(environment, name, new)
         warnings += announce(environment, settings)
         return MkfsResult(
             repository=name,
@@ -148,8 +166,8 @@ def _doubts(settings: ServerConfig) -> list[str]:
     return warnings
 
 
-def _settings(environment: Environment, name: str, options: MkfsOptions) -> tuple[ServerConfig, bool]:
-    """Return the repository's configuration, and whether it is new and has to be written."""
+def _settings(environment: Environment, name: str, options: MkfsOptions) -> tuple[ServerConfig, ServerConfig | None]:
+    """Return the repository's configuration, and what of it has to be written if there is none yet."""
     chosen = _chosen(name, options)
     if not (environment.repository_dir(name) / "server.conf").exists():
         if "CVMFS_UPSTREAM_STORAGE" not in chosen:
@@ -159,15 +177,18 @@ def _settings(environment: Environment, name: str, options: MkfsOptions) -> tupl
                 raise UsageError("There is no URL for the clients", remedy="Add -w with the bucket's URL")
             chosen |= {"CVMFS_STRATUM0": f"http://localhost/cvmfs/{name}"}
         automatic = {"CVMFS_AUTO_GC": "true"} if options.garbage_collectable else {}  # as upstream's
-        return ServerConfig(default_settings(environment, name) | automatic | chosen, "the command line"), True
-    existing = environment.settings(name)
+        new = ServerConfig(default_settings(environment, name) | automatic | chosen, "the command line")
+        for_all = environment.defaults()
+        require_supported(for_all)
+        return ServerConfig({**for_all, **new}, new.origin), new
+    existing = environment.supported_settings(name)
     for key, value in chosen.items():
         if key in existing and existing[key] != value:
             raise ConfigurationError(
                 f"{existing.origin} has {key}={existing[key]}, the command line asks for {value}",
                 remedy="Leave the option out, or change the file",
             )
-    return ServerConfig({**chosen, **existing}, existing.origin), False
+    return ServerConfig({**chosen, **existing}, existing.origin), None
 
 
 def _chosen(name: str, options: MkfsOptions) -> dict[str, str]:
@@ -176,7 +197,7 @@ def _chosen(name: str, options: MkfsOptions) -> dict[str, str]:
     if options.s3_config is not None:
         if upstream is not None:
             raise UsageError("-s and -u exclude each other", remedy="Use -s for S3 storage")
-        upstream = f"S3,{_SPOOL / name / 'tmp'},{name}@{options.s3_config.absolute()}"
+        upstream = f"S3,{SPOOL / name / 'tmp'},{name}@{options.s3_config.absolute()}"
         url = f"{url.rstrip('/')}/{name}" if url is not None else None
     settings = {
         "CVMFS_STRATUM0": url,
@@ -194,7 +215,18 @@ def _chosen(name: str, options: MkfsOptions) -> dict[str, str]:
         # Web servers that ask for membership let clients see what they need to learn about that
         "CVMFS_CATALOG_ALT_PATHS": "true" if options.requirement else None,
     }
-    return {key: value for key, value in settings.items() if value is not None}
+    return require_text({key: value for key, value in settings.items() if value is not None})
+
+
+def require_text(settings: dict[str, str]) -> dict[str, str]:
+    """Return settings from the command line, whose bytes may have been anything.
+
+    :raises UsageError: when they cannot be written into catalogs and configuration files
+    """
+    for key, value in settings.items():
+        if not value.isprintable():
+            raise UsageError(f"{key}={value!a} is not printable UTF-8 text", remedy="Correct the option")
+    return settings
 
 
 def default_settings(environment: Environment, name: str) -> dict[str, str]:
@@ -205,7 +237,7 @@ def default_settings(environment: Environment, name: str) -> dict[str, str]:
         "CVMFS_REPOSITORY_TYPE": "stratum0",
         "CVMFS_USER": "root",
         "CVMFS_UNION_DIR": f"/cvmfs/{name}",
-        "CVMFS_SPOOL_DIR": str(_SPOOL / name),
+        "CVMFS_SPOOL_DIR": str(SPOOL / name),
         "CVMFS_PUBLIC_KEY": str(environment.keys_dir / f"{name}.pub"),
         "CVMFS_USE_FILE_CHUNKING": "true",
         "CVMFS_MIN_CHUNK_SIZE": "4194304",
@@ -229,22 +261,29 @@ def local_storage(name: str) -> str:
     return f"local,{directory}/data/txn,{directory}"
 
 
-def _load_keys(environment: Environment, name: str, keychain: Path | None) -> _Keys | None:
+def _load_keys(environment: Environment, name: str, options: MkfsOptions) -> _Keys | None:
     """Return the keys that are there, or None if there are none at all.
 
-    A master key alone, which repositories may share, gets a new repository key.
+    A master key alone, which repositories may share, gets a new repository key. A whitelist is verified, and takes the
+    master key's place.
     """
+    keychain = options.keychain
     directory = keychain if keychain is not None else environment.keys_dir
     master_file, key_file, certificate_file, public_file = (
         directory / f"{name}.{suffix}" for suffix in ("masterkey", "key", "crt", "pub")
     )
+    if options.whitelist is not None:
+        key = RepositoryKey.load(key_file, certificate_file)
+        whitelist = verify_whitelist(options.whitelist, load_public_keys([public_file]), name)
+        require_may_sign(whitelist, key)
+        return _Keys(options.whitelist, public_file.read_bytes(), key)
     there = any(file.exists() for file in (master_file, key_file, certificate_file, public_file))
     if keychain is None and not there:
         return None
     master = MasterKey.load(master_file)
     if not key_file.exists() and not certificate_file.exists():
-        return _Keys(master, RepositoryKey.generate(name))
-    return _Keys(master, RepositoryKey.load(key_file, certificate_file))
+        return _Keys.of_master(master, RepositoryKey.generate(name))
+    return _Keys.of_master(master, RepositoryKey.load(key_file, certificate_file))
 
 
 def _is_same(keychain: Path | None, keys_dir: Path) -> bool:
@@ -262,12 +301,14 @@ def _write_keys(directory: Path, name: str, keys: _Keys, *, keep: bool) -> None:
         raise ConfigurationError(
             f"Cannot make {directory}: {error.strerror}", remedy="Provide a writable directory for new keys"
         ) from error
-    for suffix, pem, secret in (
-        ("masterkey", keys.master.private_pem(), True),
-        ("pub", keys.master.public_pem(), False),
+    files = [
+        ("pub", keys.public_pem, False),
         ("key", keys.repository.private_pem(), True),
         ("crt", keys.repository.certificate.pem, False),
-    ):
+    ]
+    if isinstance(keys.master, MasterKey):
+        files.append(("masterkey", keys.master.private_pem(), True))
+    for suffix, pem, secret in files:
         file = directory / f"{name}.{suffix}"
         if not (keep and file.exists()):
             write_key_file(file, pem, secret=secret)
@@ -334,7 +375,8 @@ def write_configuration(environment: Environment, name: str, settings: ServerCon
             "CVMFS_HTTP_PROXY": settings.get("CVMFS_SERVER_PROXY") or "DIRECT",
         }
     )
-    authorities = settings.get("X509_CERT_BUNDLE") or os.environ.get("X509_CERT_BUNDLE")
+    configured = settings.get("X509_CERT_BUNDLE") or environment.defaults().get("X509_CERT_BUNDLE")
+    authorities = configured or os.environ.get("X509_CERT_BUNDLE")
     if authorities:
         client = ServerConfig({**client, "X509_CERT_BUNDLE": authorities})
     server = ServerConfig({key: value for key, value in settings.items() if key != "CVMFS_PUBLIC_KEY"})

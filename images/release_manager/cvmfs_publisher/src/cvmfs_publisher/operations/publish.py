@@ -16,18 +16,20 @@ from ..changes.change_set import ChangeSet, Content, UnionChanges
 from ..changes.limits import Limits
 from ..changes.options import Balance
 from ..changes.owner_map import Owners
+from ..changes.report import Tell
 from ..content import Chunking, Compression, ContentHash, ContentPipeline
-from ..errors import ConcurrentPublish, ConfigurationError, RepositoryError, UsageError
+from ..errors import ConcurrentPublish, ConfigurationError, HookFailed, RepositoryError, UsageError
 from ..paths import ROOT, display, is_below, parse
 from ..progress import Progress
 from ..repository import History, Lease, Manifest, Repository, ServerConfig, Tag
 from ..repository.history import check_description
-from ..storage import ObjectStore
+from ..repository.server_keys import without_effect
+from ..storage import LocalStore, ObjectStore
 from .apply import ApplyOptions, ChangeReport, ContentDone, apply_changes
+from .automatic_gc import automatic, collect_if_due
 from .checked_out import Checkout, find_checkout, forget_checkout
 from .dates import point_in_time
 from .environment import Environment
-from .gc import automatic, collect_if_due
 from .hooks import Hook, call_hook
 from .known import KnownObjects
 from .properties import choose_requirement, has_grafts, requirement_of, set_properties, with_settings
@@ -48,6 +50,12 @@ from .transaction import (
 from .union import Union
 
 _LONGEST_INTERVAL = 86400.0  # seconds
+
+
+_HIGHEST = 2**63 - 1
+"""Revision that a tag database can name."""
+_HIGHEST_GIVEN = 2**62
+"""Revision that can be given, so that more than enough are left for those that follow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,25 +129,34 @@ class PublishResult:
     warnings: list[str]
 
 
-def publish(environment: Environment, name: str, changes: ChangeSet, options: PublishOptions) -> PublishResult:
+def publish(
+    environment: Environment,
+    name: str,
+    changes: ChangeSet,
+    options: PublishOptions,
+    *,
+    tell: Tell | None = None,
+    opened: Repository | None = None,
+) -> PublishResult:
     """Publish the open transaction, with the given changes, and close it.
 
     When there is nothing to change, to tag or to renumber, the transaction is closed without a new revision. When it
     fails, nothing is published, and the transaction stays open.
 
+    :param tell: told of each path that changes, meanwhile
+    :param opened: as for `Environment.open`
     :raises NotInTransaction, LeaseHeld: when there is no transaction, or its lease is lost
     :raises ConcurrentPublish: when somebody has published although the lease was ours
     :raises HookFailed: when a hook fails; after the last one the revision is published all the same
     :raises PublisherError: when something else is wrong with sources, storage, keys or configuration
     """
     started = time.monotonic()
-    settings = environment.settings(name)
-    environment.require_supported(name)
+    settings = environment.supported_settings(name)
     session = current_session(environment, settings, options.transaction_id)
     _refuse_outside(session, changes)
     with (
         _with_union(environment, settings, session, changes) as changes,
-        environment.open(name, settings) as repository,
+        environment.open(name, settings, opened=opened) as repository,
     ):
         base = repository.manifest
         key = environment.signer(settings)
@@ -172,7 +189,14 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
             failure_recorded(environment, settings, repository.store, PublishStatistics(), started=timestamp),
             WritableCatalogTree(repository.store, root_of(session), scratch) as tree,
         ):
-            known = KnownObjects(repository.store, root_of(session), changes, scratch, are_stored=not has_grafts(tree))
+            known = KnownObjects(
+                repository.store,
+                root_of(session),
+                changes,
+                scratch,
+                are_stored=not has_grafts(tree),
+                trusted=not options.checksum,
+            )
             with (
                 show_progress(f"Publishing {name}") as progress,
                 _pipeline(
@@ -186,7 +210,7 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
             ):
                 keeper.on_loss(pipeline.call_off)
                 apply_options = _apply_options(
-                    environment, settings, options, repository.store, scratch, progress, session
+                    environment, settings, options, repository.store, scratch, progress, session, tell
                 )
                 apply_options = replace(apply_options, note_published=known.note)
                 report = apply_changes(tree, pipeline, changes, apply_options)
@@ -233,16 +257,18 @@ def publish(environment: Environment, name: str, changes: ChangeSet, options: Pu
     return result
 
 
-def preview(environment: Environment, name: str, changes: ChangeSet, options: PublishOptions) -> PublishResult:
+def preview(
+    environment: Environment, name: str, changes: ChangeSet, options: PublishOptions, *, tell: Tell | None = None
+) -> PublishResult:
     """Say what a publish would do. Needs no transaction and no keys, and writes nothing.
 
     If there is an interactive transaction open here, what was changed in it is part of it.
 
+    :param tell: as for `publish`
     :raises PublisherError: when a publish would fail for what can be seen beforehand
     """
     started = time.monotonic()
-    settings = environment.settings(name)
-    environment.require_supported(name)
+    settings = environment.supported_settings(name)
     changes, checksum = _look_at_union(environment, settings, changes), options.checksum
     checksum |= any(isinstance(change, UnionChanges) for change in changes.changes)
     with environment.open(name, settings) as repository, environment.scratch(settings) as scratch:
@@ -260,7 +286,9 @@ def preview(environment: Environment, name: str, changes: ChangeSet, options: Pu
             pipeline = _pipeline(repository, settings, options, known=lambda _: True, progress=None, scratch=scratch)
             if checksum:
                 stack.enter_context(pipeline)
-            apply_options = _apply_options(environment, settings, options, repository.store, scratch, None, session)
+            apply_options = _apply_options(
+                environment, settings, options, repository.store, scratch, None, session, tell
+            )
             report = apply_changes(tree, pipeline if checksum else None, changes, apply_options)
             requirement = requirement_of(tree)
             changed = (
@@ -282,21 +310,51 @@ def preview(environment: Environment, name: str, changes: ChangeSet, options: Pu
 
 
 def ingest(
-    environment: Environment, name: str, changes: ChangeSet, options: PublishOptions, *, dry_run: bool = False
+    environment: Environment,
+    name: str,
+    changes: ChangeSet,
+    options: PublishOptions,
+    *,
+    dry_run: bool = False,
+    tell: Tell | None = None,
 ) -> PublishResult:
     """Publish changes in a transaction of their own; it is aborted when publishing fails.
 
+    :param tell: as for `publish`
     :raises InTransaction: when this release manager has a transaction open already
     :raises PublisherError: as `publish`
     """
     if dry_run:
-        return preview(environment, name, changes, options)
-    session = open_transaction(environment, name, hooks=False)
+        return preview(environment, name, changes, options, tell=tell)
+    call_hook(environment, name, Hook.TRANSACTION_BEFORE)
+    with environment.open(name, environment.supported_settings(name)) as repository:
+        session = open_transaction(environment, name, hooks=False, opened=repository)
+        options = replace(options, transaction_id=session.id)
+        try:
+            call_hook(environment, name, Hook.TRANSACTION_AFTER)
+            return publish(environment, name, changes, options, tell=tell, opened=repository)
+        except BaseException as error:
+            _abandon(environment, session, error)
+            raise
+
+
+def _abandon(environment: Environment, session: Session, error: BaseException) -> None:
+    """End the transaction of an ingest that has failed, with the hooks of an abort unless it has ended already."""
+    current = find_session(environment, environment.settings(session.repository))
+    hooks = isinstance(error, Exception) and current is not None and current.id == session.id
+    if hooks:
+        _call_in_failure(environment, session.repository, Hook.ABORT_BEFORE)
+    discard_session(environment, session, error)
+    if hooks:
+        _call_in_failure(environment, session.repository, Hook.ABORT_AFTER)
+
+
+def _call_in_failure(environment: Environment, name: str, hook: Hook) -> None:
     try:
-        return publish(environment, name, changes, replace(options, transaction_id=session.id))
-    except BaseException as error:
-        discard_session(environment, session, error)
-        raise
+        call_hook(environment, name, hook)
+    except HookFailed as error:
+        # What counts is why there is an abort, and that it is carried out
+        print(f"Warning: {error.message}", file=sys.stderr)
 
 
 def _template_session(environment: Environment, settings: ServerConfig, base: Manifest) -> Session | None:
@@ -399,6 +457,9 @@ def _require_tagged(name: str, history: History, checkout: Checkout | None) -> N
 def _next_manifest(base: Manifest, settings: ServerConfig, options: PublishOptions) -> Manifest:
     """Return the manifest of the next revision, as far as it does not depend on the changes."""
     revision = base.revision + 1 if options.revision is None else options.revision
+    highest = _HIGHEST if options.revision is None else _HIGHEST_GIVEN
+    if revision > highest:
+        raise UsageError(f"There is no revision {revision}: {highest} is the highest", remedy="Give a smaller number")
     if revision <= base.revision:
         raise UsageError(
             f"Revision {revision} is not newer than the current revision {base.revision}",
@@ -454,6 +515,7 @@ def _pipeline(
         bulk=settings.flag("CVMFS_GENERATE_LEGACY_BULK_CHUNKS", default=False),
         known=known,
         workers=settings.number("CVMFS_MAXIMAL_CONCURRENT_WRITES", 0) or None,
+        uploads=settings.number("CVMFS_NUM_UPLOAD_TASKS", 0) if isinstance(repository.store, LocalStore) else None,
         progress=progress,
         scratch=scratch,
     )
@@ -468,13 +530,14 @@ def _is_external(settings: ServerConfig, options: PublishOptions) -> bool:
 
 
 def _doubts(settings: ServerConfig, options: PublishOptions) -> list[str]:
-    """Return warnings about settings that hardly are meant together."""
+    """Return warnings about settings that hardly are meant together, or have no effect."""
+    warnings = without_effect(settings)
     if _is_external(settings, options) and _compression(settings, options) is not Compression.NONE:
-        return [
+        warnings.append(
             "External files are published as if their server had them compressed by zlib; "
             "for files as they are, use -Z none"
-        ]
-    return []
+        )
+    return warnings
 
 
 def _chunking(settings: ServerConfig) -> Chunking | None:
@@ -496,6 +559,7 @@ def _apply_options(
     scratch: Path,
     progress: Progress | None,
     session: Session | None,
+    tell: Tell | None,
 ) -> ApplyOptions:
     owners = Owners.load(settings.get("CVMFS_UID_MAP", ""), settings.get("CVMFS_GID_MAP", ""))
     return ApplyOptions(
@@ -516,6 +580,7 @@ def _apply_options(
         ignore_special_files=settings.flag("CVMFS_IGNORE_SPECIAL_FILES", default=False),
         standard_input=sys.stdin.buffer if sys.stdin is not None else None,  # it may have been closed
         progress=progress,
+        tell=tell,
     )
 
 

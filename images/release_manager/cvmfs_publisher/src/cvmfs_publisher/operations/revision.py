@@ -8,6 +8,7 @@ from dataclasses import replace
 from ..catalog import WritableCatalogTree
 from ..content import ContentHash, HashAlgorithm, HashSuffix, put_object
 from ..repository import History, Manifest, Repository, ServerConfig
+from ..storage import Bytes
 
 
 def hash_algorithm(base: Manifest, settings: ServerConfig) -> HashAlgorithm:
@@ -36,7 +37,7 @@ def commit_catalogs(
     :param sizes: gets the bytes that each new catalog takes in the store
     """
 
-    def put(data: bytes) -> tuple[ContentHash, int]:
+    def put(data: Bytes) -> tuple[ContentHash, int]:
         content_hash, size = put_object(repository.store, data, HashSuffix.CATALOG, algorithm)
         if sizes is not None:
             sizes.append(size)

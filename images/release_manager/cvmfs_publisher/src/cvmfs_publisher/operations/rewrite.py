@@ -52,7 +52,7 @@ def rewrite(
     :raises InTransaction, LeaseHeld: while a transaction is open
     :raises PublisherError: when something is wrong with storage, keys or configuration
     """
-    settings = environment.settings(name)
+    settings = environment.supported_settings(name)
     refuse_checked_out(environment, settings, "The newest revision")
     key = environment.signer(settings)
     with (

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import PublisherError, RepositoryError
-from ..repository import ServerConfig
+from ..repository import Lease, ServerConfig
 from ..repository.lease import LEASE_KEY
 from ..repository.manifest import MANIFEST_KEY
 from ..repository.whitelist import WHITELIST_KEY
@@ -60,16 +60,17 @@ def rmfs(environment: Environment, name: str, *, preserve: bool = False, delete_
     :param preserve: keep the keys, and a directory with the repository
     :param delete_storage: delete all objects, in a bucket, too
     :raises InTransaction, LeaseHeld: while a transaction is open
-    :raises RepositoryError: when the storage cannot be emptied
+    :raises RepositoryError: when the storage cannot be emptied, or has other repositories in it
     :raises StorageError: when it could be emptied in part; the removal can be repeated
     """
     settings = environment.settings(name)
     objects, warnings = None, []
     spool = environment.spool_dir(settings)
     if deletes_storage(settings, preserve=preserve, delete_storage=delete_storage):
+        _refuse_whole_bucket(settings)
         with contextlib.closing(environment.store(settings)) as store:
-            with exclusive(environment, settings, store):
-                objects = _empty(store, name)
+            with exclusive(environment, settings, store) as lease:
+                objects = _empty(store, name, lease)
             store.delete(LEASE_KEY)
         warnings += withdraw(environment, settings)
         _remove_directories(settings)
@@ -86,9 +87,30 @@ def rmfs(environment: Environment, name: str, *, preserve: bool = False, delete_
     return RmfsResult(repository=name, objects=objects, removed=removed, warnings=warnings)
 
 
-def _empty(store: ObjectStore, name: str) -> int:
-    """Delete all objects but the lease, and return how many."""
-    if next(iter(store.list("")), None) is None and store.exists(MANIFEST_KEY):
+def _refuse_whole_bucket(settings: ServerConfig) -> None:
+    kind, _, location = settings.require("CVMFS_UPSTREAM_STORAGE").split(",", 2)
+    if kind != "local" and not location.partition("@")[0].strip("/"):
+        raise RepositoryError(
+            f"{settings.repository} has no prefix in its bucket, so all of the bucket would be deleted",
+            remedy="If that is meant, delete the bucket by the storage's own means, then: "
+            f"cvmfs_server rmfs {settings.repository}",
+        )
+
+
+def _empty(store: ObjectStore, name: str, lease: Lease) -> int:
+    """Delete all objects but the lease, and return how many.
+
+    :raises LeaseHeld, NotInTransaction: when the lease is lost: there may be another repository soon
+    """
+    is_listed = False
+    for info in store.list(""):
+        is_listed = True
+        if info.key.endswith(f"/{MANIFEST_KEY}"):
+            raise RepositoryError(
+                f"Another repository is in the storage of {name}: {info.key} in {store.describe()}",
+                remedy="Correct CVMFS_UPSTREAM_STORAGE, or remove the other first; nothing was deleted",
+            )
+    if not is_listed and store.exists(MANIFEST_KEY):
         raise RepositoryError(
             f"The objects of {name} cannot be listed in {store.describe()}: the bucket has no index",
             remedy="Delete the bucket, or the objects by the storage's own means; nothing was deleted",
@@ -98,9 +120,22 @@ def _empty(store: ObjectStore, name: str) -> int:
         count += store.exists(key)
         store.delete(key)
     keys = (info.key for info in store.list("") if info.key != LEASE_KEY)
-    with ThreadPoolExecutor(store.concurrency, thread_name_prefix="delete") as pool:
+    pool = ThreadPoolExecutor(store.concurrency, thread_name_prefix="delete")
+    try:
         for batch in _batches(keys):
+            lease.renew()
             count += len(list(pool.map(store.delete, batch)))
+        pool.shutdown()
+    except BaseException as error:
+        # Who interrupts does not know what is still under way; whoever comes next has to wait for its end
+        if not isinstance(error, Exception):
+            lease.lapse()
+        try:
+            pool.shutdown(cancel_futures=True)
+        except BaseException:
+            lease.lapse()
+            raise
+        raise
     return count
 
 

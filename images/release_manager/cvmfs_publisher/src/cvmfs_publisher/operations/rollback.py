@@ -37,25 +37,26 @@ class RollbackResult:
     warnings: list[str]
 
 
-def require_target(environment: Environment, name: str, tag: str | None) -> None:
+def require_target(environment: Environment, name: str, tag: str | None, undo: int | None = None) -> None:
     """Refuse a rollback that cannot be, before anybody is asked whether it is meant.
 
     :raises RepositoryError: as `rollback`
     """
-    settings = environment.settings(name)
+    settings = environment.supported_settings(name)
     refuse_checked_out(environment, settings, "The newest revision")
     with environment.open(name, settings) as repository:
-        _target(repository, repository.history(), tag)
+        _target(repository, repository.history(), tag, undo)
 
 
-def rollback(environment: Environment, name: str, tag: str | None = None) -> RollbackResult:
+def rollback(environment: Environment, name: str, tag: str | None = None, *, undo: int | None = None) -> RollbackResult:
     """Publish a tag's content as a new revision; tags of the revisions between are removed.
 
     :param tag: by default the revision before the last, which works once
+    :param undo: the number that the newest revision has to have
     :raises InTransaction, LeaseHeld: while a transaction is open
     :raises RepositoryError: when there is nothing to go back to
     """
-    settings = environment.settings(name)
+    settings = environment.supported_settings(name)
     refuse_checked_out(environment, settings, "The newest revision")
     key = environment.signer(settings)
     with (
@@ -65,7 +66,7 @@ def rollback(environment: Environment, name: str, tag: str | None = None) -> Rol
         repository.require_signer(key)
         base = repository.manifest
         history = repository.history()
-        target = _target(repository, history, tag)
+        target = _target(repository, history, tag, undo)
         timestamp = int(time.time())
         with WritableCatalogTree(repository.store, target.root_hash, scratch) as tree:
             manifest = commit_catalogs(
@@ -103,8 +104,14 @@ def rollback(environment: Environment, name: str, tag: str | None = None) -> Rol
     )
 
 
-def _target(repository: Repository, history: History, tag: str | None) -> Tag:
+def _target(repository: Repository, history: History, tag: str | None, undo: int | None) -> Tag:
     """Return the tag to go back to, having refused what cannot be."""
+    current = repository.manifest.revision
+    if undo not in (None, current):
+        raise RepositoryError(
+            f"Revision {undo} of {repository.name} cannot be undone: the newest one is {current}",
+            remedy=f"Name a tag (-t); list them: cvmfs_server tag -l {repository.name}",
+        )
     target = history.find(TRUNK_PREVIOUS) if tag is None else history.get(tag)
     if target is None:
         raise RepositoryError(
@@ -116,7 +123,6 @@ def _target(repository: Repository, history: History, tag: str | None) -> Tag:
             f"The tag {target.name!r} of {repository.name} is on the branch {target.branch}, not on the main line",
             remedy="Name a tag of the main line",
         )
-    current = repository.manifest.revision
     if target.revision >= current:
         raise RepositoryError(
             f"The tag {target.name!r} of {repository.name} is revision {target.revision}; "

@@ -35,6 +35,8 @@ _TIME_TO_ASK = 5.0  # seconds; requests are answered one after the other, so nob
 _MOST_REVISIONS = 2  # at once: with instant snapshots, one that gets a tag is followed by one that shows it
 _CLOCK_MARGIN = 3600  # seconds that a publisher's clock may be ahead
 _BACKLOG = 16
+_MOST_QUOTED = 100  # characters of what somebody else wrote
+_MOST_TOLD = 1000  # characters of a line of the log
 _UPDATE = "Run the same version of the image everywhere"
 
 
@@ -78,13 +80,15 @@ class Signatory:
         with self._environment.open(self._name, self._settings, unlisted=True) as repository:
             require_may_sign(repository.whitelist, self._key)
             lease = self._require_lease(repository, session)
+            self._require_current(repository)
             _require_next(repository, manifest)
             self._require_objects(repository, manifest)
+        hash_text = hash_to_sign(text, manifest.root_hash.algorithm)
         _tell(
             f"signed {self._name} revision {manifest.revision}, root catalog {manifest.root_hash.hex}, "
-            f"for {_quoted(lease.holder)}, transaction {_quoted(lease.transaction)}"
+            f"manifest {hash_text.decode()}, for {_quoted(lease.holder)}, transaction {_quoted(lease.transaction)}"
         )
-        return self._key.sign(hash_to_sign(text, manifest.root_hash.algorithm))
+        return self._key.sign(hash_text)
 
     def _parse_manifest(self, text: bytes) -> Manifest:
         try:
@@ -112,6 +116,19 @@ class Signatory:
         if now > lease.expires:
             raise SigningRefused(f"The lease on {self._name} has ended {now - lease.expires:.0f} s ago", remedy=again)
         return lease
+
+    def _require_current(self, repository: Repository) -> None:
+        """Refuse to go on from a manifest that clients refuse.
+
+        Who may write to the storage can put one there that has any revision and time, signed with a key of his own.
+        """
+        if not repository.whitelist.lists(repository.certificate):
+            raise SigningRefused(
+                f"The manifest of {self._name} is signed with certificate {repository.certificate.fingerprint()}, "
+                "which is not in the whitelist",
+                remedy="If you know it to be what it should, sign it where the repository key is: "
+                f"cvmfs_server resign -p -f {self._name}",
+            )
 
     def _require_objects(self, repository: Repository, manifest: Manifest) -> None:
         """Refuse a manifest that clients could not follow, or that names another certificate."""
@@ -223,10 +240,11 @@ def _parse(data: bytes) -> dict[str, str]:
 
 
 def _quoted(text: object) -> str:
-    """Return what somebody else wrote so that it stays on its line."""
-    return json.dumps(text)
+    """Return what somebody else wrote so that it stays on its line, and leaves room for the rest of it."""
+    quoted = json.dumps(text)
+    return quoted if len(quoted) <= _MOST_QUOTED else quoted[:_MOST_QUOTED] + "..."
 
 
 def _tell(text: str) -> None:
-    line = "".join(character if character.isprintable() else "?" for character in text)
+    line = "".join(character if character.isprintable() else "?" for character in text[:_MOST_TOLD])
     print(time.strftime("%Y-%m-%dT%H:%M:%S%z"), line, file=sys.stderr, flush=True)

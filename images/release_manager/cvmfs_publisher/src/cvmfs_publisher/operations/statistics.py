@@ -34,7 +34,7 @@ from ..errors import (
 )
 from ..repository import ServerConfig
 from ..storage import ObjectStore, Version
-from .environment import Environment
+from .environment import Environment, writing_to
 
 STATISTICS_KEY = "stats/stats.db"
 TABLES = ("publish_statistics", "gc_statistics", "run_statistics")
@@ -249,7 +249,8 @@ def read_statistics(environment: Environment, name: str, table: str) -> Table | 
             with contextlib.suppress(ObjectNotFound):
                 data = store.get(STATISTICS_KEY)
                 file = scratch / "stats.db"
-                file.write_bytes(data)
+                with writing_to(scratch):
+                    file.write_bytes(data)
         if not file.exists():
             return None
         try:

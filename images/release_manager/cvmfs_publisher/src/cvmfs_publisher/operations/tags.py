@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from ..repository import History, Repository, Tag
 from ..repository.history import check_description, check_tag_name
 from .checked_out import refuse_checked_out
 from .condemned import require_whole
-from .environment import Environment
+from .environment import Environment, writing_to
 from .revision import commit_history
 from .snapshots import require_directory_name, settle
 from .transaction import open_exclusively
@@ -71,10 +71,13 @@ def inspect(environment: Environment, name: str, tag: str) -> Tag:
         return repository.history().get(tag)
 
 
-def add(environment: Environment, name: str, tag: str, *, description: str = "", root_hash: str | None = None) -> Tag:
+def add(
+    environment: Environment, name: str, tag: str, *, description: str = "", root_hash: str | None = None
+) -> tuple[Tag, Sequence[str]]:
     """Name a snapshot; an existing tag of that name is moved if the snapshot is given, as upstream does.
 
     :param root_hash: the snapshot's root catalog; by default the newest revision's
+    :returns: the tag, and warnings
     :raises LeaseHeld, InTransaction: while a transaction is open
     :raises RepositoryError: when there is no such root catalog, or the tag is there already
     """
@@ -101,11 +104,12 @@ def add(environment: Environment, name: str, tag: str, *, description: str = "",
             history.move(_snapshot(repository, tag, description, content_hash, scratch))
         return [content_hash]
 
-    return _edit(environment, name, edit).get(tag)
+    history, warnings = _edit(environment, name, edit)
+    return history.get(tag), warnings
 
 
-def remove(environment: Environment, name: str, tags: Iterable[str]) -> list[Tag]:
-    """Remove tags, all or none; return what they were.
+def remove(environment: Environment, name: str, tags: Iterable[str]) -> tuple[list[Tag], Sequence[str]]:
+    """Remove tags, all or none; return what they were, and warnings.
 
     :raises LeaseHeld, InTransaction: while a transaction is open
     :raises RepositoryError: when there is none of a name
@@ -116,18 +120,20 @@ def remove(environment: Environment, name: str, tags: Iterable[str]) -> list[Tag
         removed.extend(map(history.remove, dict.fromkeys(tags)))
         return []
 
-    _edit(environment, name, edit)
-    return removed
+    _, warnings = _edit(environment, name, edit)
+    return removed, warnings
 
 
-def _edit(environment: Environment, name: str, edit: Callable[[Repository, History], Iterable[ContentHash]]) -> History:
+def _edit(
+    environment: Environment, name: str, edit: Callable[[Repository, History], Iterable[ContentHash]]
+) -> tuple[History, Sequence[str]]:
     """Change the tag database, and sign a manifest that refers to it.
 
     The revision stays, unless the repository has instant snapshots.
 
     :param edit: returns the root catalogs that it tagged
     """
-    settings = environment.settings(name)
+    settings = environment.supported_settings(name)
     refuse_checked_out(environment, settings, "Tags")
     key = environment.signer(settings)
     timestamp = int(time.time())
@@ -141,8 +147,7 @@ def _edit(environment: Environment, name: str, edit: Callable[[Repository, Histo
             ):
                 manifest = settle(repository, tree, manifest, history, settings, timestamp, scratch)
         manifest = commit_history(repository, manifest, history, timestamp)
-        repository.commit(manifest, key, lease=lease, tagged=tagged)
-        return history
+        return history, repository.commit(manifest, key, lease=lease, tagged=tagged)
 
 
 def _parse(root_hash: str, name: str) -> ContentHash:
@@ -163,12 +168,14 @@ def _snapshot(repository: Repository, name: str, description: str, root_hash: Co
     require_whole(repository.name, repository.store, root_hash)
     file = scratch / "tagged.db"
     try:
-        file.write_bytes(fetch_object(repository.store, root_hash))
+        data = fetch_object(repository.store, root_hash)
     except ObjectNotFound:
         raise RepositoryError(
             f"{repository.name} has no root catalog {root_hash.hex}",
             remedy=f"Take the hash from: cvmfs_server tag -l -x {repository.name}",
         ) from None
+    with writing_to(scratch):
+        file.write_bytes(data)
     with Catalog(file) as catalog:
         if catalog.path != ROOT:
             raise RepositoryError(

@@ -18,6 +18,7 @@ from ..content import ContentHash, HashSuffix, put_object
 from ..errors import TemplateError, UsageError
 from ..paths import ROOT, display, is_below, parent, parse
 from ..repository import Repository
+from ..storage import Bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def clone(repository: Repository, root: ContentHash, template: Template, leased:
     with WritableCatalogTree(repository.store, root, scratch) as tree:
         _check(tree, template)
 
-        def put(data: bytes) -> tuple[ContentHash, int]:
+        def put(data: Bytes) -> tuple[ContentHash, int]:
             return put_object(repository.store, data, HashSuffix.CATALOG, root.algorithm)
 
         try:

@@ -39,7 +39,7 @@ from ..errors import (
 from ..mount.overlay import UnionKind
 from ..paths import ROOT, display, parse
 from ..repository import Lease, Repository, ServerConfig
-from ..repository.lease import CLOCK_MARGIN, LIFETIME, break_lease, new_session
+from ..repository.lease import CLOCK_MARGIN, LIFETIME, break_lease, new_session, utc
 from ..storage import ObjectStore
 from .checked_out import find_checkout
 from .environment import Environment
@@ -70,6 +70,7 @@ class Session:
     :param cloned: where that copy is, in the repository
     :param cloned_entries: number of its files, directories and the like
     :param checkout: root catalog of the tag that was checked out when it began; empty for the newest revision
+    :param for_upstream: whether it is one of CernVM-FS's own tools, which have mounts and a scratch area of their own
     """
 
     id: str
@@ -86,6 +87,7 @@ class Session:
     cloned: str = ""
     cloned_entries: int = 0
     checkout: str = ""
+    for_upstream: bool = False
 
     @property
     def begins_with(self) -> str:
@@ -95,6 +97,11 @@ class Session:
     @property
     def union_kind(self) -> UnionKind | None:
         return UnionKind[self.union] if self.union else None
+
+    @property
+    def is_interactive(self) -> bool:
+        """Whether it has a scratch area, with work that is nowhere else."""
+        return bool(self.mount_point) or self.for_upstream
 
     def public(self) -> dict[str, object]:
         """Return what everybody may know."""
@@ -119,6 +126,7 @@ def open_transaction(
     interactive: bool = False,
     claimed: bool = False,
     for_upstream: bool = False,
+    opened: Repository | None = None,
 ) -> Session:
     """Take the repository's lease and note the session.
 
@@ -129,6 +137,7 @@ def open_transaction(
     :param interactive: mount the repository, to be edited in place
     :param claimed: show everything in it as this process's user's, where no other user is known
     :param for_upstream: CernVM-FS's own tools will publish, so that settings need not be such as are honoured here
+    :param opened: as for `Environment.open`
     :raises InTransaction: when this release manager has a transaction open already
     :raises LeaseHeld: when somebody else has
     :raises WhitelistExpired: when what would be published could not be signed
@@ -137,9 +146,7 @@ def open_transaction(
     :raises HookFailed: when a hook fails; after the last one the transaction is open all the same
     :raises PublisherError: when the repository cannot be mounted
     """
-    settings = environment.settings(name)
-    if not for_upstream:
-        environment.require_supported(name)
+    settings = environment.settings(name) if for_upstream else environment.supported_settings(name)
     directory = parse(path)
     file = _session_file(environment, settings)
     reason = why_impossible() if interactive else None
@@ -148,7 +155,7 @@ def open_transaction(
             f"{name} cannot be mounted: {reason}",
             remedy="Start the container with --device /dev/fuse --cap-add SYS_ADMIN, or use a mountless transaction",
         )
-    with environment.open(name, settings) as repository:
+    with environment.open(name, settings, opened=opened) as repository:
         repository.whitelist.require_valid()
         checkout = find_checkout(environment, settings)
         root_hash = checkout.root_hash if checkout else repository.manifest.root_hash
@@ -167,12 +174,13 @@ def open_transaction(
             claimed=claimed,
             token=new_session(),
             checkout=checkout.root_hash.hex if checkout else "",
+            for_upstream=for_upstream,
         )
         # The file first: it keeps a second process of this release manager out. It goes if the lease is not to be had.
         try:
             _write(file, session, exclusive=True)
             _acquire(repository.store, session, retry_timeout)
-            session = _begin_with_newest(environment, settings, session, file, template)
+            session = _begin_with_newest(environment, settings, repository, session, file, template)
         except (InTransaction, ConfigurationError):
             raise  # the session file is not ours
         except BaseException as error:
@@ -219,13 +227,39 @@ def require_no_transaction(environment: Environment, settings: ServerConfig) -> 
         raise _in_transaction(session)
 
 
-def renew(environment: Environment, session: Session) -> None:
-    """Prolong a transaction's lease.
+class SessionLease:
+    """The lease of an open transaction, for who keeps it alive between the commands that use it.
 
-    :raises NotInTransaction, LeaseHeld: when it is lost
+    Storage is opened when it is first needed, and stays open: each renewal is one request.
     """
-    with contextlib.closing(environment.store(environment.settings(session.repository))) as store:
-        Lease.resume(store, session.repository, session.token).renew()
+
+    def __init__(self, environment: Environment, session: Session) -> None:
+        self._environment = environment
+        self._session = session
+        self._store: ObjectStore | None = None
+        self._lease: Lease | None = None
+
+    def renew(self) -> None:
+        """Prolong the lease. After an error, the next time begins anew.
+
+        :raises NotInTransaction, LeaseHeld: when it is lost
+        """
+        name = self._session.repository
+        try:
+            if self._store is None:
+                self._store = self._environment.store(self._environment.settings(name))
+            if self._lease is None:
+                self._lease = Lease.resume(self._store, name, self._session.token)
+            self._lease.renew()
+        except PublisherError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connections; the lease stays as it is."""
+        if self._store is not None:
+            self._store.close()
+        self._store = self._lease = None
 
 
 def union_of(environment: Environment, settings: ServerConfig, session: Session) -> Union | None:
@@ -233,7 +267,24 @@ def union_of(environment: Environment, settings: ServerConfig, session: Session)
     if not session.mount_point:
         return None
     directory = environment.spool_dir(settings) / f"interactive-{session.id}"
-    return Union(environment, settings, directory, Path(session.mount_point))
+    target = Path(session.mount_point)
+    return Union(environment, settings, directory, target, lambda: _kept_session(environment, session))
+
+
+@contextlib.contextmanager
+def _kept_session(environment: Environment, session: Session) -> Iterator[None]:
+    with contextlib.closing(SessionLease(environment, session)) as lease, kept_alive(lease):
+        yield
+
+
+def suspend(environment: Environment, session: Session) -> None:
+    """Unmount an interactive transaction, and keep it with everything that was written in it, to be mounted again.
+
+    Its lease stays as it is: it ends by itself, and is still good if nobody has taken it by the time of the publish.
+    """
+    union = union_of(environment, environment.settings(session.repository), session)
+    if union is not None:
+        union.detach()
 
 
 def close_session(environment: Environment, settings: ServerConfig, session: Session, lease: Lease) -> list[str]:
@@ -270,7 +321,7 @@ def abort(environment: Environment, name: str, *, transaction_id: str | None = N
     :param transaction_id: abort no other transaction than this
     :param force: break the lease if somebody else, or a session that is lost, has it; and unmount the repository even
         if something is using it
-    :returns: warnings of what could not be ended
+    :returns: warnings of what could not be ended, or ends later
     :raises NotInTransaction: when there is nothing to abort
     :raises HookFailed: when a hook fails; after the last one the transaction has ended all the same
     :raises UnionInUse: when something is using the mounted repository
@@ -278,8 +329,14 @@ def abort(environment: Environment, name: str, *, transaction_id: str | None = N
     settings = environment.settings(name)
     with contextlib.closing(environment.store(settings)) as store:
         session = find_session(environment, settings)
-        if session is None and transaction_id is None and force and break_lease(store) is not None:
-            return []
+        if session is None and transaction_id is None and force and (broken := break_lease(store)) is not None:
+            if broken.is_released:
+                return []
+            return [
+                f"{name} can be published to from {utc(broken.free_from)} on, in "
+                f"{broken.free_from - int(store.now())} seconds. The lease was not that of a transaction; until then, "
+                "storage may carry out what a garbage collection was deleting"
+            ]
         session = current_session(environment, settings, transaction_id)
         call_hook(environment, name, Hook.ABORT_BEFORE)
         union = union_of(environment, settings, session)
@@ -293,21 +350,25 @@ def abort(environment: Environment, name: str, *, transaction_id: str | None = N
 
 
 @contextlib.contextmanager
-def exclusive(environment: Environment, settings: ServerConfig, store: ObjectStore) -> Iterator[Lease]:
+def exclusive(
+    environment: Environment, settings: ServerConfig, store: ObjectStore, keeper: Keeper | None = None
+) -> Iterator[Lease]:
     """Hold the lease for an operation that needs no transaction of its user's, such as editing tags.
 
+    :param keeper: is told when the lease is lost
     :raises InTransaction: when this release manager has a transaction open
     :raises LeaseHeld: when somebody else has
     """
     require_no_transaction(environment, settings)
-    with leased(store, settings.repository) as lease:
+    with leased(store, settings.repository, keeper) as lease:
         yield lease
 
 
 @contextlib.contextmanager
-def leased(store: ObjectStore, name: str) -> Iterator[Lease]:
+def leased(store: ObjectStore, name: str, keeper: Keeper | None = None) -> Iterator[Lease]:
     """Hold the lease of a repository that need not be this release manager's own.
 
+    :param keeper: is told when the lease is lost
     :raises LeaseHeld: when somebody has it
     """
     lease = Lease.acquire(
@@ -318,7 +379,7 @@ def leased(store: ObjectStore, name: str) -> Iterator[Lease]:
         transaction=str(uuid.uuid4()),
         base_revision=0,
     )
-    with released_on_error(lease), kept_alive(lease):
+    with released_on_error(lease), kept_alive(lease, keeper):
         yield lease
     for warning in _release(lease):
         print(warning, file=sys.stderr)
@@ -326,15 +387,19 @@ def leased(store: ObjectStore, name: str) -> Iterator[Lease]:
 
 @contextlib.contextmanager
 def open_exclusively(
-    environment: Environment, settings: ServerConfig, *, unlisted: bool = False
+    environment: Environment, settings: ServerConfig, *, unlisted: bool = False, keeper: Keeper | None = None
 ) -> Iterator[tuple[Repository, Lease]]:
     """Open a repository under the lease, so that it stays as it was read.
 
     :param unlisted: as `Repository.open`
+    :param keeper: is told when the lease is lost
     :raises InTransaction, LeaseHeld: as `exclusive`
     :raises PublisherError: as `Environment.open`
     """
-    with contextlib.closing(environment.store(settings)) as store, exclusive(environment, settings, store) as lease:
+    with (
+        contextlib.closing(environment.store(settings)) as store,
+        exclusive(environment, settings, store, keeper) as lease,
+    ):
         yield environment.open_in(store, settings, unlisted=unlisted), lease
 
 
@@ -384,10 +449,10 @@ class Keeper:
 
 
 @contextlib.contextmanager
-def kept_alive(lease: Lease) -> Iterator[Keeper]:
+def kept_alive(lease: Lease | SessionLease, keeper: Keeper | None = None) -> Iterator[Keeper]:
     """Renew a lease in the background for as long as the block takes."""
     leaving = threading.Event()
-    keeper = Keeper()
+    keeper = keeper or Keeper()
 
     def run() -> None:
         while not leaving.wait(_RENEW_EVERY):
@@ -419,28 +484,33 @@ def root_of(session: Session) -> ContentHash:
 
 
 def _begin_with_newest(
-    environment: Environment, settings: ServerConfig, session: Session, file: Path, template: Template | None
+    environment: Environment,
+    settings: ServerConfig,
+    repository: Repository,
+    session: Session,
+    file: Path,
+    template: Template | None,
 ) -> Session:
     """Note the revision that is there now that nobody else can publish; another may have come while we waited."""
-    with environment.open(session.repository, settings) as repository:
-        manifest = repository.manifest
-        session = dataclasses.replace(session, revision=manifest.revision, root_hash=manifest.root_hash.hex)
-        if template is not None:
-            root_hash = root_of(session)
-            with environment.scratch(settings) as scratch:
-                copied = clone(repository, root_hash, template, parse(session.path), scratch)
-            session = dataclasses.replace(
-                session,
-                clone=copied.root_hash.hex,
-                cloned=os.fsdecode(template.target),
-                cloned_entries=copied.entries,
-            )
+    repository = repository.reread()
+    manifest = repository.manifest
+    session = dataclasses.replace(session, revision=manifest.revision, root_hash=manifest.root_hash.hex)
+    if template is not None:
+        root_hash = root_of(session)
+        with environment.scratch(settings) as scratch:
+            copied = clone(repository, root_hash, template, parse(session.path), scratch)
+        session = dataclasses.replace(
+            session,
+            clone=copied.root_hash.hex,
+            cloned=os.fsdecode(template.target),
+            cloned_entries=copied.entries,
+        )
+    _write(file, session, exclusive=False)
+    union = union_of(environment, settings, session)
+    if union is not None:
+        kind = union.create(repository, root_of(session), claimed=session.claimed)
+        session = dataclasses.replace(session, union=kind.name)
         _write(file, session, exclusive=False)
-        union = union_of(environment, settings, session)
-        if union is not None:
-            kind = union.create(repository, root_of(session), claimed=session.claimed)
-            session = dataclasses.replace(session, union=kind.name)
-            _write(file, session, exclusive=False)
     return session
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from ..catalog.catalog import Catalog, NestedReference
 from ..content import ContentHash, HashAlgorithm, HashSuffix, fetch_object
-from ..errors import PublisherError, StorageError
+from ..errors import StorageError
 from ..storage import ObjectStore
+from .environment import writing_to
 
 _MOST_WORKERS = 16
 
@@ -92,7 +93,9 @@ class CatalogTraversal:
         file = self._scratch / f"catalog-{next(self._numbers)}"
         try:
             data = fetch_object(self._store, visit.hash)
-            file.write_bytes(data)
+            with writing_to(self._scratch):
+                file.write_bytes(data)
+            del data
             with Catalog(file) as catalog:
                 return CatalogSummary(
                     catalog.revision,
@@ -104,10 +107,5 @@ class CatalogTraversal:
                 )
         except StorageError as error:
             return error
-        except OSError as error:
-            raise PublisherError(
-                f"Cannot write a catalog to the scratch directory {self._scratch}: {error.strerror}",
-                remedy="Free space there, or set CVMFS_SPOOL_DIR",
-            ) from error
         finally:
             file.unlink(missing_ok=True)

@@ -12,7 +12,8 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from ..catalog import CatalogTree
@@ -68,11 +69,20 @@ class Union:
 
     :param directory: the transaction's own; made by `mount`
     :param target: where it is mounted
+    :param meanwhile: entered, in the process that serves the revision, for as long as it does
     """
 
-    def __init__(self, environment: Environment, settings: ServerConfig, directory: Path, target: Path) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        settings: ServerConfig,
+        directory: Path,
+        target: Path,
+        meanwhile: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
         self._environment = environment
         self._settings = settings
+        self._meanwhile = meanwhile
         self.directory = directory
         self.target = target
         self.scratch = directory / "scratch"
@@ -158,6 +168,7 @@ class Union:
         @contextlib.contextmanager
         def view() -> Iterator[RevisionView]:
             with (
+                self._meanwhile(),
                 contextlib.closing(self._environment.store(self._settings)) as store,
                 ObjectCache(store, self.directory / "cache", _CACHE_LIMIT) as cache,
                 RevisionView(
@@ -229,6 +240,18 @@ class Union:
             system.syncfs(descriptor)
         finally:
             os.close(descriptor)
+
+    def detach(self) -> None:
+        """Unmount, even if something is using it, and keep what was written.
+
+        :raises MountError: when it cannot be unmounted
+        """
+        try:
+            while overlay.is_union(self.target):
+                system.unmount(self.target, lazily=True)
+        except OSError as error:
+            raise MountError(f"Cannot unmount {self.target}: {error.strerror}", remedy="Unmount it as root") from error
+        unmount(self._view, lazy=True)
 
     def close(self, *, force: bool) -> list[str]:
         """Unmount, and remove the directory; return warnings.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ..content import HashSuffix, put_object
@@ -17,18 +18,19 @@ def repository_meta(environment: Environment, name: str) -> bytes:
         return repository.meta_info() or metainfo.dump(metainfo.REPOSITORY_META)
 
 
-def update_repoinfo(environment: Environment, name: str, meta: bytes) -> Manifest:
+def update_repoinfo(environment: Environment, name: str, meta: bytes) -> tuple[Manifest, Sequence[str]]:
     """Let a repository be described by a JSON object. The revision stays.
 
+    :returns: the manifest, and warnings
     :raises UsageError: when it is none
     :raises InTransaction, LeaseHeld: while a transaction is open
     """
     metainfo.check_meta(meta)
-    settings = environment.settings(name)
+    settings = environment.supported_settings(name)
     key = environment.signer(settings)
     with open_exclusively(environment, settings) as (repository, lease):
         repository.require_signer(key)
         algorithm = repository.manifest.root_hash.algorithm
         content_hash, _ = put_object(repository.store, meta, HashSuffix.METAINFO, algorithm)
-        repository.commit(replace(repository.manifest, meta_info=content_hash), key, lease=lease)
-        return repository.manifest
+        warnings = repository.commit(replace(repository.manifest, meta_info=content_hash), key, lease=lease)
+        return repository.manifest, warnings

@@ -9,6 +9,10 @@ lease stays as an object that says so, since there is no conditional DELETE: Cep
 The lease keeps publishers out of each other's way. What keeps the repository whole, if ever a holder sleeps through
 the end of its lease, is the conditional write of the manifest.
 
+Who breaks a transaction's lease may have it at once. Any other may be that of a garbage collection, whose deletions
+know no conditions, and may be under way in the store. Breaking such a lease keeps its holder from beginning with more,
+and changes nothing about when others may take it: that is when the store can have accepted none for a while.
+
 The object is as public as the repository. So it has only the SHA-256 of the session token, which proves whose it is.
 """
 
@@ -20,7 +24,7 @@ import json
 import secrets
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -37,6 +41,9 @@ CLOCK_MARGIN = 60
 """Seconds after its end from which on others may take a lease: for clocks that differ, and for requests that the store
 has taken in time, but is slow to carry out."""
 
+_NOBODY = ""
+"""The session of a lease that was broken before others may take it: no token's digest."""
+
 _VERSION = 1
 _ATTEMPTS = 5
 
@@ -48,8 +55,8 @@ class LeaseInfo:
     :param holder: who has it, for people
     :param transaction: the transaction's public id
     :param path: the part of the repository that it is for; empty for all
-    :param base_revision: the revision that the transaction began with
-    :param session: SHA-256 of the holder's session token
+    :param base_revision: the revision that the transaction began with; 0 of what is none, and may delete objects
+    :param session: SHA-256 of the holder's session token; empty when the lease was broken, and is not over yet
     :param is_released: whether the holder has given it back
     """
 
@@ -68,7 +75,7 @@ class LeaseInfo:
 
     @classmethod
     def parse(cls, data: bytes) -> LeaseInfo:
-        """Read the object's content.
+        """Read the object's content. What it has besides, as of later versions, is of no concern.
 
         :raises CorruptObject: when it is no lease
         """
@@ -76,27 +83,46 @@ class LeaseInfo:
             document = json.loads(data)
             if document.pop("version") != _VERSION:
                 raise ValueError("its version is not known")
-            if not all(isinstance(document[key], int) for key in ("acquired", "expires")):
-                raise ValueError("its times are no numbers")
-            return cls(**document)
+            if not all(isinstance(document[key], int) for key in ("acquired", "expires", "base_revision")):
+                raise ValueError("its times or its revision are no numbers")
+            if not all(isinstance(document[key], str) for key in ("holder", "transaction", "path", "session")):
+                raise ValueError("its texts are no texts")
+            known = {field.name for field in fields(cls)}
+            return cls(**{key: value for key, value in document.items() if key in known})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CorruptObject(
                 f"{LEASE_KEY} is no lease ({error})", remedy="If nobody is publishing, delete that object"
             ) from None
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether it is nobody's any more, although others have to wait for its end."""
+        return self.session == _NOBODY and not self.is_released
+
+    @property
+    def free_from(self) -> int:
+        """The moment from which on somebody else may take the lease, unless it is renewed or released."""
+        return self.expires + CLOCK_MARGIN
+
     def is_of(self, session: str) -> bool:
         """Say whether a session token is that of the lease's holder."""
-        return hmac.compare_digest(self.session.encode(), _digest(session).encode())
+        return hmac.compare_digest(self.session.encode(errors="replace"), _digest(session).encode())
 
     def is_over(self, now: float) -> bool:
         """Say whether somebody else may take the lease."""
-        return self.is_released or now > self.expires + CLOCK_MARGIN
+        return self.is_released or now > self.free_from
 
     def held_error(self, repository: str) -> LeaseHeld:
-        """Return the error for somebody who wants the lease while another has it."""
+        """Return the error for somebody who cannot have the lease, or has it no more."""
+        if self.is_broken:
+            return LeaseHeld(
+                f"The lease on {repository} was broken, which {self.holder} took at {utc(self.acquired)}. Until "
+                f"{utc(self.free_from)}, storage may carry out what was being deleted",
+                remedy="Wait until then",
+            )
         return LeaseHeld(
-            f"{repository} has a transaction open: {self.holder} began it at {_utc(self.acquired)}, "
-            f"and its lease lasts until {_utc(self.expires)} unless it is renewed",
+            f"{repository} has a transaction open: {self.holder} began it at {utc(self.acquired)}, "
+            f"and its lease lasts until {utc(self.expires)} unless it is renewed",
             remedy=f"Wait for its end; if its holder is gone, break it: cvmfs_server abort -f {repository}",
         )
 
@@ -233,6 +259,8 @@ class Lease:
             self._replace_alone(info)
 
     def _replace_alone(self, info: LeaseInfo) -> None:
+        if self.info.is_released:
+            raise _not_open(self._repository)
         for _ in range(_ATTEMPTS):
             try:
                 self._version = self._store.put_if_match(LEASE_KEY, info.serialise(), self._version)
@@ -271,9 +299,10 @@ def peek(store: ObjectStore) -> LeaseInfo | None:
 
 
 def break_lease(store: ObjectStore, clock: Callable[[], float] | None = None) -> LeaseInfo | None:
-    """End the lease whoever has it, and return what it was; None when nobody had it.
+    """Take the lease from whoever has it, and return what has become of it; None when nobody had it.
 
-    Its holder finds out when it next renews the lease, which it does before it commits.
+    Its holder finds out when it next renews the lease, which it does before it commits. That of a transaction is over
+    then; for another one's end, all have to wait.
     """
     for _ in range(_ATTEMPTS):
         try:
@@ -282,12 +311,16 @@ def break_lease(store: ObjectStore, clock: Callable[[], float] | None = None) ->
             return None
         if info.is_released:
             return None
+        now = int((clock or store.now)())
+        if info.base_revision or info.is_over(now):
+            broken = replace(info, expires=now, is_released=True)
+        else:
+            broken = replace(info, session=_NOBODY)
         try:
-            released = replace(info, expires=int((clock or store.now)()), is_released=True)
-            store.put_if_match(LEASE_KEY, released.serialise(), version)
+            store.put_if_match(LEASE_KEY, broken.serialise(), version)
         except PreconditionFailed:
             continue
-        return info
+        return broken
     raise LeaseHeld("The lease changes faster than it can be broken", remedy="Try again")
 
 
@@ -307,5 +340,6 @@ def _not_open(repository: str) -> NotInTransaction:
     )
 
 
-def _utc(seconds: int) -> str:
+def utc(seconds: int) -> str:
+    """Return a time for people."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -164,6 +164,16 @@ class Repository:
                 lease.release()
         return cls(manifest.repository, store, complete, version, key.certificate, whitelist)
 
+    def reread(self) -> Self:
+        """Return the repository as it is now: itself, if nobody has published since it was opened.
+
+        :raises PublisherError: as `open`
+        """
+        with contextlib.suppress(ObjectNotFound):
+            if self.store.get_versioned(MANIFEST_KEY)[1] == self._version:
+                return self
+        return type(self).open(self.name, self.store, self._master_keys)
+
     def history(self) -> History:
         """Return the tags; none when the repository has no tag database.
 
@@ -232,15 +242,16 @@ class Repository:
                 remedy="Give a larger number",
             )
         if reflog is None:
-            self.repair_reflog()
-            reflog = self._reflog_to_extend()
+            reflog = self._reflog_to_extend(self._finish_commit(self._read_reflog()))
         else:
             self._read_reflog()
         # Clients refuse a manifest that is older than the one they have, even if only a clock went backwards
         timestamp = max(int(clock()), self.manifest.timestamp)
         if reflog is not None:
             _add_missing(reflog, tagged, timestamp)
-        complete, reflog_bytes = _complete(self.store, manifest, key, reflog, timestamp)
+        # Most often, the certificate is that of the revision before, which has been read
+        known = self.manifest.certificate if key.certificate.pem == self.certificate.pem else None
+        complete, reflog_bytes = _complete(self.store, manifest, key, reflog, timestamp, known)
         signed = key.sign_manifest(complete, lease)
         if lease is not None:
             lease.renew()
@@ -288,7 +299,9 @@ class Repository:
 
         :raises CorruptObject: when it is damaged
         """
-        data = self._read_reflog()
+        return self._up_to_manifest(self._read_reflog())
+
+    def _up_to_manifest(self, data: bytes | None) -> Reflog | None:
         if data is None:
             return None
         reflog = _parse_reflog(data)
@@ -331,9 +344,13 @@ class Repository:
         :returns: whether there was something to finish
         """
         data = self._read_reflog()
+        return self._finish_commit(data) is not data
+
+    def _finish_commit(self, data: bytes | None) -> bytes | None:
+        """Return what `repair_reflog` has made of the reflog `data`; the same when there was nothing to finish."""
         expected = self.manifest.reflog_hash
         if expected is None or (data is not None and ContentHash.of(data, expected.algorithm) == expected):
-            return False
+            return data
         reflog = _parse_reflog(data) if data is not None else Reflog(self.name)
         reflog.add_manifest(self.manifest)
         finished = reflog.serialise()
@@ -342,13 +359,13 @@ class Repository:
             _add_missing(reflog, (tag.root_hash for tag in self.history().tags()), self.manifest.timestamp)
             finished = reflog.serialise()
         if ContentHash.of(finished, expected.algorithm) != expected:
-            return False  # garbage collection, or another engine's publisher: the next commit settles it
+            return data  # garbage collection, or another engine's publisher: the next commit settles it
         self._write_reflog(finished)
-        return True
+        return finished
 
-    def _reflog_to_extend(self) -> Reflog | None:
-        """Return the reflog with everything up to the current manifest; None in a repository that has none."""
-        reflog = self.reflog()
+    def _reflog_to_extend(self, data: bytes | None) -> Reflog | None:
+        """Return the reflog `data` with all up to the current manifest; None in a repository that has none."""
+        reflog = self._up_to_manifest(data)
         if reflog is None and self.manifest.reflog_hash is not None:
             # Lost. What can be known without reading all old catalogs:
             reflog = Reflog(self.name)
@@ -483,11 +500,20 @@ def _exists(store: ObjectStore, name: str) -> RepositoryExists:
 
 
 def _complete(
-    store: ObjectStore, manifest: Manifest, key: Signer, reflog: Reflog | None, timestamp: int
+    store: ObjectStore,
+    manifest: Manifest,
+    key: Signer,
+    reflog: Reflog | None,
+    timestamp: int,
+    certificate: ContentHash | None = None,
 ) -> tuple[Manifest, bytes | None]:
-    """Return the manifest with certificate, time and reflog's hash, and the reflog's bytes."""
+    """Return the manifest with certificate, time and reflog's hash, and the reflog's bytes.
+
+    :param certificate: the key's, if it is in the store already
+    """
     algorithm = manifest.root_hash.algorithm
-    certificate, _ = put_object(store, key.certificate.pem, HashSuffix.CERTIFICATE, algorithm)
+    if certificate is None or certificate.algorithm is not algorithm:
+        certificate, _ = put_object(store, key.certificate.pem, HashSuffix.CERTIFICATE, algorithm)
     complete = replace(manifest, certificate=certificate, timestamp=timestamp, reflog_hash=None)
     if complete.has_alt_catalog_path:
         # For web servers that protect data/: clients look for these copies first

@@ -19,6 +19,7 @@ class Treatment(Enum):
 
     HONOURED = "Honoured"
     NOT_NEEDED = "Not needed"
+    WITHOUT_EFFECT = "Without effect"
     REFUSED = "Refused"
 
 
@@ -27,8 +28,8 @@ class Key:
     """A key of ``server.conf``.
 
     :param name: with ``CVMFS_``, but for those that have it not
-    :param text: what it is for; why it is not needed; or, when it is refused, what to do instead
-    :param harmless: values of a refused key that ask for nothing, in lower case
+    :param text: what it is for; why it is not needed or has no effect; or, when it is refused, what to do instead
+    :param harmless: values of a key that is refused or without effect that ask for nothing, in lower case
     """
 
     name: str
@@ -43,6 +44,10 @@ def _honoured(name: str, text: str) -> Key:
 
 def _not_needed(name: str, text: str) -> Key:
     return Key(name, Treatment.NOT_NEEDED, text)
+
+
+def _without_effect(name: str, text: str, *harmless: str) -> Key:
+    return Key(name, Treatment.WITHOUT_EFFECT, text, harmless)
 
 
 def _refused(name: str, text: str, *harmless: str) -> Key:
@@ -65,9 +70,13 @@ KEYS = (
     _honoured("CVMFS_AUTO_TAG_TIMESPAN", "age at which such tags are removed, as date(1) takes it"),
     _honoured("CVMFS_AVG_CHUNK_SIZE", "bytes that the chunks of large files have on average; between the other two"),
     _honoured("CVMFS_CATALOG_ALT_PATHS", "keep copies of a revision's first objects outside of data/"),
+    _honoured(
+        "CVMFS_CHECK_ALL_MIN_DAYS", "days in which check -a spares a repository that it has found whole, by default 30"
+    ),
     _honoured("CVMFS_COMPRESSION_ALGORITHM", "of new files: default (zlib) or none"),
     _honoured("CVMFS_ENABLE_MTIME_NS", "publish times with nanoseconds; unlike upstream's, the default is true"),
     _honoured("CVMFS_ENFORCE_LIMITS", "let limits that are exceeded fail a publish"),
+    _honoured("CVMFS_EXTENDED_GC_STATS", "count the bytes of what garbage collection deletes, on any storage"),
     _honoured("CVMFS_EXTERNAL_DATA", "publish new files as external, without storing them"),
     _honoured("CVMFS_FILE_MBYTE_LIMIT", "megabytes that a file may have"),
     _honoured("CVMFS_GARBAGE_COLLECTION", "allow garbage collection"),
@@ -81,6 +90,9 @@ KEYS = (
     _honoured("CVMFS_MAX_CHUNK_SIZE", "bytes that a chunk has at most"),
     _honoured("CVMFS_MIN_CHUNK_SIZE", "bytes that a chunk has at least, 32 or more"),
     _honoured("CVMFS_NESTED_KCATALOG_LIMIT", "thousands of entries that a nested catalog may have"),
+    _honoured(
+        "CVMFS_NUM_UPLOAD_TASKS", "objects that are written at a time, in local storage; by default as many as it takes"
+    ),
     _honoured("CVMFS_PRINT_STATISTICS", "print the counters of each publish on standard error"),
     _honoured("CVMFS_PUBLIC_KEY", "public master keys, separated by colons"),
     _honoured("CVMFS_REPOSITORY_NAME", "fully qualified name"),
@@ -115,10 +127,8 @@ KEYS = (
     _not_needed("CVMFS_AUFS_WARNING", _MOUNT),
     _not_needed("CVMFS_AUTO_REPAIR_MOUNTPOINT", _MOUNT),
     _not_needed("CVMFS_CATALOG_ENTRY_WARN_THRESHOLD", "replaced by the limits upstream, too"),
-    _not_needed("CVMFS_CHECK_ALL_MIN_DAYS", "for check -a, which a scheduler does better"),
     _not_needed("CVMFS_CREATOR_VERSION", "catalogs tell their schema themselves"),
     _not_needed("CVMFS_DONT_CHECK_OVERLAYFS_VERSION", _MOUNT),
-    _not_needed("CVMFS_EXTENDED_GC_STATS", "gc reports what it deletes"),
     _not_needed("CVMFS_FOLLOW_REDIRECTS", "the publisher reads from the storage itself, not by HTTP"),
     _not_needed("CVMFS_FORCE_REMOUNT_WARNING", _MOUNT),
     _not_needed("CVMFS_GC_DB_BATCH_SIZE", "for ingest --gc-db, which is refused"),
@@ -129,11 +139,8 @@ KEYS = (
     _not_needed("CVMFS_HIDE_MAGIC_XATTRS", "for the client on upstream's release managers"),
     _not_needed("CVMFS_HTTP_RETRIES", _STRATUM_1),
     _not_needed("CVMFS_HTTP_TIMEOUT", _STRATUM_1),
-    _not_needed("CVMFS_INFO_HEADER", "requests do not tell what they are for"),
     _not_needed("CVMFS_INGEST_FAST_DELETE", "deletions never walk through nested catalogs"),
-    _not_needed("CVMFS_LOG_LEVEL", "messages do not have levels"),
     _not_needed("CVMFS_MAX_PARALLEL_SNAPSHOTS", _STRATUM_1),
-    _not_needed("CVMFS_NUM_UPLOAD_TASKS", "uploads are as many as the storage serves best"),
     _not_needed("CVMFS_NUM_WORKERS", _STRATUM_1),
     _not_needed("CVMFS_PARTIAL_REPLICATION", _STRATUM_1),
     _not_needed("CVMFS_PARTIAL_REPLICATION_SPEC", _STRATUM_1),
@@ -151,6 +158,8 @@ KEYS = (
     _not_needed("CVMFS_UPDATEGEO_MAXDAYS", _GEO),
     _not_needed("CVMFS_UPDATEGEO_MINDAYS", _GEO),
     _not_needed("CVMFS_UPDATEGEO_URLBASE", _GEO),
+    _without_effect("CVMFS_INFO_HEADER", "requests do not tell what they are for", *_OFF),
+    _without_effect("CVMFS_LOG_LEVEL", "messages do not have levels", ""),
     _refused(
         "CVMFS_IGNORE_XDIR_HARDLINKS", "Hard links across directories always become files of their own", "", "true"
     ),
@@ -161,24 +170,34 @@ KEYS = (
 _BY_NAME = {key.name: key for key in KEYS}
 
 
-def require_supported(server_conf: ServerConfig) -> None:
+def require_supported(settings: ServerConfig, *, for_clients: bool = False) -> None:
     """Refuse a configuration that asks for what this publisher does not do, or has keys that nobody knows.
 
-    :param server_conf: ``server.conf`` alone: ``client.conf`` has keys for clients
+    :param settings: ``server.conf`` or ``server.local`` alone
+    :param for_clients: it is ``client.conf``, which has keys for clients, too
     :raises ConfigurationError: then
     """
-    for name, value in server_conf.items():
+    for name, value in settings.items():
         key = _BY_NAME.get(name)
-        if key is None and name.startswith("CVMFS_"):
+        if key is None and name.startswith("CVMFS_") and not for_clients:
             raise ConfigurationError(
-                f"{name} in {server_conf.origin} is no setting of a release manager",
+                f"{name} in {settings.origin} is no setting of a release manager",
                 remedy="Correct its name, or remove it; docs/server-conf.md lists all",
             )
         if key is not None and key.treatment is Treatment.REFUSED and value.lower() not in key.harmless:
             raise ConfigurationError(
-                f"{name}={value} in {server_conf.origin} is not supported by this engine",
+                f"{name}={value} in {settings.origin} is not supported by this engine",
                 remedy=f"Remove it. {key.text}",
             )
+
+
+def without_effect(settings: ServerConfig) -> list[str]:
+    """Return warnings about keys that ask for what this publisher does not do, and that can be done without."""
+    return [
+        f"{key.name} has no effect: {key.text}"
+        for key in KEYS
+        if key.treatment is Treatment.WITHOUT_EFFECT and settings.get(key.name, "").lower() not in key.harmless
+    ]
 
 
 def as_document() -> str:
@@ -205,10 +224,20 @@ def _describe(key: Key) -> str:
 _INTRODUCTION = """\
 # Settings of a release manager
 
-The native publisher reads `server.conf` as CernVM-FS's own tools do, and the same keys mean the same. No key is
-silently ignored: each one that CernVM-FS's documentation (part "Server parameters") or its scripts know is in one of
-the lists below, and any other key that begins with `CVMFS_` fails a publish by name. Keys of `CVMFS_S3_…` belong into
-the S3 configuration file. `client.conf` is for clients; of it, only `CVMFS_PUBLIC_KEY` is used.
+The native publisher reads the files that CernVM-FS's own tools do, and the same keys mean the same:
+
+1. `/etc/cvmfs/server.local`, if it is there, for all repositories;
+2. `/etc/cvmfs/repositories.d/FQRN/server.conf`;
+3. `client.conf` beside it, if it is there. It is for clients; the keys below count in it, too, as `CVMFS_PUBLIC_KEY`.
+
+What comes later overrides. `CVMFS_CONFIG_DIR` in the environment names another directory than `/etc/cvmfs`. The files
+are read, and not run by a shell: each line is `NAME=value`, quoted as for a shell. Variables, commands and whatever
+else needs a shell are refused with the number of their line.
+
+No key is silently ignored: each one that CernVM-FS's documentation (part "Server parameters") or its scripts know is in
+one of the lists below. Any other key that begins with `CVMFS_`, except in `client.conf`, fails by name whatever
+publishes or deletes; what must always work, as `abort` and `resign`, does not look. Keys of `CVMFS_S3_…` belong into
+the S3 configuration file.
 
 This page is printed from `cvmfs_publisher/repository/server_keys.py`; a test keeps both the same.
 
@@ -216,9 +245,15 @@ This page is printed from `cvmfs_publisher/repository/server_keys.py`; a test ke
 _ABOUT = {
     Treatment.HONOURED: "As CernVM-FS documents them, but for what is said to be this publisher's.",
     Treatment.NOT_NEEDED: "Allowed, and without effect, as there is nothing that they could change.",
-    Treatment.REFUSED: "A publish fails, unless the value asks for nothing.",
+    Treatment.WITHOUT_EFFECT: "Allowed. A publish warns, unless the value asks for nothing.",
+    Treatment.REFUSED: "Whatever publishes or deletes fails, unless the value asks for nothing.",
 }
-_HEADINGS = {Treatment.HONOURED: "Meaning", Treatment.NOT_NEEDED: "Why not", Treatment.REFUSED: "Instead"}
+_HEADINGS = {
+    Treatment.HONOURED: "Meaning",
+    Treatment.NOT_NEEDED: "Why not",
+    Treatment.WITHOUT_EFFECT: "Why not",
+    Treatment.REFUSED: "Instead",
+}
 
 if __name__ == "__main__":
     print(as_document(), end="")

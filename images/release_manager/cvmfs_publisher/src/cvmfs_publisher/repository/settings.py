@@ -8,10 +8,10 @@ import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from ..assignments import is_on, parse_assignments
 from ..content import Compression, HashAlgorithm
 from ..errors import ConfigurationError, UsageError
 
-_LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.ASCII | re.DOTALL)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,59}", re.ASCII)
 
 
@@ -89,16 +89,13 @@ class ServerConfig(Mapping[str, str]):
 
         :raises ConfigurationError: when it is neither
         """
-        text = self._values.get(key, "").lower()
-        if not text:
-            return default
-        if text in ("true", "yes", "on", "1"):
-            return True
-        if text in ("false", "no", "off", "0"):
-            return False
-        raise ConfigurationError(
-            f"{key}={text} in {self.origin} is neither true nor false", remedy="Write true or false"
-        )
+        text = self._values.get(key, "")
+        value = is_on(text) if text else default
+        if value is None:
+            raise ConfigurationError(
+                f"{key}={text} in {self.origin} is neither true nor false", remedy="Write true or false"
+            )
+        return value
 
     def number(self, key: str, default: int) -> int:
         """Return a setting that is a number.
@@ -128,32 +125,3 @@ class ServerConfig(Mapping[str, str]):
     def render(self) -> str:
         """Return the text of a configuration file."""
         return "".join(f"{key}={shlex.quote(value)}\n" for key, value in self._values.items())
-
-
-def parse_assignments(text: str, origin: str) -> dict[str, str]:
-    """Read lines of the form ``KEY=value``, quoted as for a shell. No commands or variables are expanded.
-
-    :param origin: the file, for messages
-    :raises ConfigurationError: for any other line
-    """
-    values = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        stripped = line.strip()
-        if not stripped or stripped.startswith("#"):
-            continue
-        match = _LINE.fullmatch(stripped)
-        try:
-            words = shlex.split(match[2]) if match else []
-        except ValueError:  # a quotation without end
-            match, words = None, []
-        if match is None or (len(words) > 1 and not words[1].startswith("#")):
-            raise ConfigurationError(
-                f"{origin}, line {number} is not of the form KEY=value", remedy="Quote values that have blanks"
-            )
-        value = words[0] if words else ""
-        if "$(" in value or "`" in value:
-            raise ConfigurationError(
-                f"{origin}, line {number}: commands in configuration files are not run", remedy="Write the value itself"
-            )
-        values[match[1]] = value
-    return values

@@ -165,6 +165,7 @@ class Certificate:
     """A repository's certificate.
 
     :param pem: as in the file, and in the object of the repository
+    :ivar made: when it was made, by its own account
     :raises SignatureError: when it is none
     """
 
@@ -178,6 +179,7 @@ class Certificate:
             raise SignatureError("The certificate has no RSA key", remedy="CernVM-FS signs with RSA only")
         self.pem = pem
         self.public_key = key
+        self.made = certificate.not_valid_before_utc
         self._der = certificate.public_bytes(serialization.Encoding.DER)
 
     @classmethod

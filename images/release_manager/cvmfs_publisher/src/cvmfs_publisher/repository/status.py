@@ -30,13 +30,19 @@ def last_time(store: ObjectStore, what: str) -> float | None:
     return None
 
 
-def note_time(store: ObjectStore, what: str) -> None:
+def last_outcome(store: ObjectStore, what: str) -> str:
+    """Return the value of another field, e.g. ``check_status``; empty when there is none."""
+    return str(_read(store).get(what, ""))
+
+
+def note_time(store: ObjectStore, what: str, **others: str) -> None:
     """Note that something was done now.
 
+    :param others: fields that go with it
     :raises StorageError: when the store does not take it
     """
     now = datetime.fromtimestamp(store.now(), UTC)
-    store.put(STATUS_KEY, json.dumps({**_read(store), what: now.strftime(_FORMAT)}, indent=1).encode())
+    store.put(STATUS_KEY, json.dumps({**_read(store), **others, what: now.strftime(_FORMAT)}, indent=1).encode())
 
 
 def _read(store: ObjectStore) -> dict[str, object]:

@@ -101,8 +101,8 @@ class Whitelist:
 
     def lists(self, certificate: Certificate) -> bool:
         """Say whether the certificate's fingerprint is in the whitelist."""
-        printed = {_normal(fingerprint) for fingerprint in self.fingerprints}
-        return any(_normal(certificate.fingerprint(algorithm)) in printed for algorithm in self._algorithms())
+        printed = {normal(fingerprint) for fingerprint in self.fingerprints}
+        return any(normal(certificate.fingerprint(algorithm)) in printed for algorithm in self._algorithms())
 
     def remaining(self, now: datetime.datetime | None = None) -> datetime.timedelta:
         """Return how long the whitelist is still valid; negative once it has expired.
@@ -128,7 +128,7 @@ class Whitelist:
             algorithm
             for algorithm in HashAlgorithm
             for fingerprint in self.fingerprints
-            if _normal(fingerprint).partition("-")[2] == algorithm.suffix.removeprefix("-")
+            if normal(fingerprint).partition("-")[2] == algorithm.suffix.removeprefix("-")
         }
 
     def _algorithm(self) -> HashAlgorithm:
@@ -161,8 +161,15 @@ def verify(data: bytes, keys: Sequence[rsa.RSAPublicKey], repository: str) -> Wh
     return whitelist
 
 
-def _normal(fingerprint: str) -> str:
+def normal(fingerprint: str) -> str:
+    """Return a fingerprint, as somebody may have written it, in one way; to compare it."""
     head = fingerprint
     for end in (" ", "\t", "#"):
         head = head.partition(end)[0]
     return head.replace(":", "").lower()
+
+
+def printed(fingerprint: str) -> str:
+    """Return a fingerprint in the way that whitelists have it."""
+    digest, dash, algorithm = normal(fingerprint).upper().partition("-")
+    return ":".join(digest[start : start + 2] for start in range(0, len(digest), 2)) + dash + algorithm

@@ -77,12 +77,15 @@ class HttpStore:
         return answer.response.body, Version(answer.response.headers.get("etag", "").strip('"'))
 
     def exists(self, key: str) -> bool:
+        return self.size(key) is not None
+
+    def size(self, key: str) -> int | None:
         answer = self._request("HEAD", key)
         if answer.status == 404:
-            return False
+            return None
         if answer.status != 200:
             raise self._error(key, answer)
-        return True
+        return int(answer.response.headers.get("content-length", "0"))
 
     def put(
         self,

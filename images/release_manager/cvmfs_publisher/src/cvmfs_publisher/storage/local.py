@@ -93,13 +93,15 @@ class LocalStore:
         return data, _version(data)
 
     def exists(self, key: str) -> bool:
+        return self.size(key) is not None
+
+    def size(self, key: str) -> int | None:
         try:
-            self._path(key).stat()
+            return self._path(key).stat().st_size
         except (FileNotFoundError, NotADirectoryError):
-            return False
+            return None
         except OSError as error:
             raise self._translate(error, "look for", key) from error
-        return True
 
     def put(
         self,

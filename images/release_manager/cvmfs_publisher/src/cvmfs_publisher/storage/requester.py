@@ -187,18 +187,27 @@ class Requester:
 
 
 def ranges(
-    get: Callable[[Mapping[str, str]], Answer], part_size: int, error: Callable[[Answer], StorageError]
+    get: Callable[[Mapping[str, str]], Answer],
+    part_size: int,
+    error: Callable[[Answer], StorageError],
+    replaced: StorageError | None = None,
 ) -> Iterator[bytes]:
     """Yield what a URL has, by requests for one range of bytes each (RFC 9110, section 14).
 
     :param get: sends a request with these headers
     :param part_size: bytes of a range
     :param error: what an answer means that is none of those for ranges
+    :param replaced: raised when ranges have different ETags. None where they may, as with several web servers
     """
     start = 0
+    first = None
     while True:
         answer = get({"range": f"bytes={start}-{start + part_size - 1}"})
         body = answer.response.body
+        etag = answer.response.headers.get("etag")
+        if replaced is not None and first is not None and answer.status in (200, 206) and etag != first:
+            raise replaced
+        first = etag
         if answer.status == 416:
             return  # the object ends where this range begins
         if answer.status == 200:

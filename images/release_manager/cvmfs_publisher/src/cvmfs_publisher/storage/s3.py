@@ -27,6 +27,7 @@ from ..errors import (
     PreconditionFailed,
     QuotaExceeded,
     StorageError,
+    UnansweredDeletion,
 )
 from .http_client import HttpClient, tls_context
 from .requester import Requester, ranges
@@ -136,6 +137,7 @@ class S3Store:
             lambda headers: self._request("GET", key, headers),
             part_size,
             lambda answer: self._error("read", key, answer),
+            PreconditionFailed(f"{self._name(key)} was replaced while it was being read"),
         )
 
     def get_versioned(self, key: str) -> tuple[bytes, Version]:
@@ -155,6 +157,14 @@ class S3Store:
         if isinstance(error, ObjectNotFound):
             return False
         raise error
+
+    def size(self, key: str) -> int | None:
+        answer = self._request("HEAD", key)
+        if answer.status == 404:
+            return None
+        if answer.status != 200:
+            raise self._error("look for", key, answer)
+        return int(answer.response.headers.get("content-length", "0"))
 
     def put(
         self,
@@ -190,20 +200,28 @@ class S3Store:
             raise error
 
     def delete_many(self, keys: Sequence[str], permit: Permit, cancel: Cancellation | None = None) -> bool:
+        certain = True
         if self._deletes_many:
             items = "".join(f"<Object><Key>{escape(self._prefix + key)}</Key></Object>" for key in keys)
             body = f"<Delete><Quiet>true</Quiet>{items}</Delete>".encode()
             answer = self._until(permit, "POST", None, {"delete": ""}, body, cancel)
+            certain = not answer.uncertain
             if answer.status == 200:
-                failed = [text for text in _failed_keys(answer.response.body) if text.startswith(self._prefix)]
-                certain = not answer.uncertain
-                if failed:  # one by one, they get answers that say why, and are repeated if that helps
-                    certain &= self._delete_each([text.removeprefix(self._prefix) for text in failed], permit, cancel)
-                return certain
-            if answer.status not in (400, 405, 501):
+                failed = [text for text in self._failed_keys(answer) if text.startswith(self._prefix)]
+                # One by one, they get answers that say why, and are repeated if that helps
+                keys = [text.removeprefix(self._prefix) for text in failed]
+            elif answer.status in (400, 405, 501):
+                self._deletes_many = False  # an endpoint that does not offer it
+            else:
                 raise self._error("delete", keys[0], answer)
-            self._deletes_many = False  # an endpoint that does not offer it
-        return self._delete_each(keys, permit, cancel)
+        for key in keys:
+            answer = self._until(permit, "DELETE", key, {}, None, cancel, certain=certain)
+            if answer.status not in (200, 204) and not isinstance(
+                error := self._error("delete", key, answer), ObjectNotFound
+            ):
+                raise error
+            certain &= not answer.uncertain
+        return certain
 
     def now(self) -> float:
         return time.time() + self._requester.clock_offset
@@ -300,17 +318,6 @@ class S3Store:
             self._signer = _signer(self._config)
             return True
 
-    def _delete_each(self, keys: Sequence[str], permit: Permit, cancel: Cancellation | None) -> bool:
-        certain = True
-        for key in keys:
-            answer = self._until(permit, "DELETE", key, {}, None, cancel)
-            if answer.status not in (200, 204) and not isinstance(
-                error := self._error("delete", key, answer), ObjectNotFound
-            ):
-                raise error
-            certain &= not answer.uncertain
-        return certain
-
     def _until(
         self,
         permit: Permit,
@@ -319,10 +326,14 @@ class S3Store:
         query: Mapping[str, str],
         body: Bytes | None,
         cancel: Cancellation | None,
+        *,
+        certain: bool = True,
     ) -> Answer:
         """Send a request that the store refuses once a permit has ended.
 
+        :param certain: whether all requests before were answered
         :raises PreconditionFailed: when it has
+        :raises UnansweredDeletion: when it has, and one of them, or this one, was not answered at first
         """
         path = self._bucket_path + (uri_encode(self._prefix + key, "/") if key is not None else "")
         now = int(self.now())
@@ -345,7 +356,8 @@ class S3Store:
             if not self._is_worth_repeating(answer, signer):
                 return replace(answer, uncertain=uncertain)
             now = int(self.now())
-        raise PreconditionFailed(f"The lease {self._name(permit.key)} has expired")
+        kind = UnansweredDeletion if uncertain or not certain else PreconditionFailed
+        raise kind(f"The lease {self._name(permit.key)} has expired")
 
     def _put(self, key: str, data: Bytes, headers: Mapping[str, str], cancel: Cancellation | None = None) -> Answer:
         cache_control, content_type = headers_for(key)
@@ -414,25 +426,42 @@ class S3Store:
             return AccessDenied(text, remedy=remedy)
         if status == 404:
             return ObjectNotFound(f"There is no {self._name(key)} at {self._config.endpoint}")
+        if code == "EntityTooLarge" or status == 413:
+            chunks = "CVMFS_USE_FILE_CHUNKING=true and CVMFS_GENERATE_LEGACY_BULK_CHUNKS=false"
+            return StorageError(text, remedy=f"Have large files stored in chunks only: set {chunks}")
         if status in (301, 307, 308):
             return StorageError(text, remedy="Check CVMFS_S3_REGION and CVMFS_S3_HOST: the bucket is elsewhere")
         if code == "AccessControlListNotSupported":
             return StorageError(text, remedy='Set CVMFS_S3_X_AMZ_ACL="", and give the bucket a read policy')
         return StorageError(text, remedy="Look for this error in the store's documentation")
 
+    def _failed_keys(self, answer: Answer) -> Sequence[str]:
+        """Return the keys that the answer to a deletion of many objects names as not deleted, absent ones left out.
+
+        :raises StorageError: when it is none
+        """
+        try:
+            result = ElementTree.fromstring(answer.response.body)  # noqa: S314  (from the store itself)
+        except ElementTree.ParseError:
+            result = None
+        if result is None or _plain_tag(result) != "DeleteResult":
+            raise StorageError(
+                f"{self.describe()} does not say which objects it has deleted: its answer is no DeleteResult",
+                remedy="Look for what else answers at that address, such as a proxy; then run the command again",
+            )
+        failed = []
+        for item in result:
+            text = {_plain_tag(child): child.text or "" for child in item}
+            if _plain_tag(item) == "Error" and text.get("Code") != "NoSuchKey":
+                failed.append(text.get("Key", ""))
+        return failed
+
     def _name(self, key: str) -> str:
         return f"s3://{self._config.bucket}/{self._prefix}{key}"
 
 
-def _failed_keys(body: bytes) -> list[str]:
-    """Return the keys that the answer to a deletion of many objects names as not deleted, absent ones left out."""
-    failed = []
-    for item in ElementTree.fromstring(body).iter():  # noqa: S314  (from the store itself)
-        if item.tag.rpartition("}")[2] == "Error":
-            text = {child.tag.rpartition("}")[2]: child.text or "" for child in item}
-            if text.get("Code") != "NoSuchKey":
-                failed.append(text.get("Key", ""))
-    return failed
+def _plain_tag(element: ElementTree.Element) -> str:
+    return element.tag.rpartition("}")[2]
 
 
 def _signer(config: S3Config) -> Signer:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from ..assignments import is_on, parse_assignments
 from ..errors import ConfigurationError
 from .retry import RetryPolicy
 
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _Default = TypeVar("_Default", int, None)
-_PART = r"""'[^']*'|"(?:[^"\\]|\\.)*"|\\.|[^\s'"\\;&|<>()]"""
-_WORD_PART = re.compile(_PART)
-_NEEDS_SHELL = re.compile(r'[$`]|"(?:[^\\]|\\.)*?[$`].*"')
-_ASSIGNMENT = re.compile(rf"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=((?:{_PART})*)(?:\s+(?:#.*)?)?")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 _ACLS = (
@@ -122,12 +119,15 @@ class S3Config:
         - ``CVMFS_S3_BATCH_DELETE``, ``CVMFS_S3_BATCH_DELETE_SIZE`` (2.14): without effect, as many objects are deleted
           at once as the endpoint takes.
         - ``CVMFS_S3_ACCESS_KEY``, ``CVMFS_S3_SECRET_KEY``: both set to nothing for requests without signatures.
+        - Switches are true or false; ``no`` for ``CVMFS_S3_DNS_BUCKETS`` is no, other than for CernVM-FS.
         - ``CVMFS_S3_SESSION_TOKEN``, which CernVM-FS does not know: the token that comes with temporary keys.
         - ``CVMFS_S3_FLAVOR``: ``awsv4``, whether or not there is a region; ``awsv2`` and ``azure`` are refused.
 
         :raises ConfigurationError: naming `source` and the setting; never a value of a key
         """
-        values = _Values(_assignments(text, source, prefix), source)
+        name = prefix.rpartition("/")[2]
+        assignments = {key: value.replace("@fqrn@", name) for key, value in parse_assignments(text, source).items()}
+        values = _Values(assignments, source)
         environment = os.environ if environment is None else environment
         port = values.number("CVMFS_S3_PORT", None, 1, 65535)
         initial = values.number("CVMFS_S3_BACKOFF_INIT", 100, 1, 3_600_000)
@@ -170,7 +170,7 @@ class S3Config:
             port=port,
             https=values.switch("CVMFS_S3_USE_HTTPS", default=False),
             region=values.take("CVMFS_S3_REGION") or "us-east-1",
-            dns_buckets=values.take("CVMFS_S3_DNS_BUCKETS", "true") != "false",
+            dns_buckets=values.switch("CVMFS_S3_DNS_BUCKETS", default=True),
             proxy=proxy,
             timeout=values.number("CVMFS_S3_TIMEOUT", 60, 1, 86_400),
             parallel=values.number("CVMFS_S3_MAX_NUMBER_OF_PARALLEL_CONNECTIONS", 16, 1, 1024),
@@ -218,8 +218,11 @@ class _Values:
         return int(text)
 
     def switch(self, name: str, *, default: bool) -> bool:
-        text = self._values.pop(name, None)
-        return default if text is None else text.lower() in ("yes", "on", "true", "1")
+        text = self.take(name)
+        value = is_on(text) if text else default
+        if value is None:
+            raise self.bad(name, text, "is neither true nor false", "Write true or false")
+        return value
 
     def bad(self, name: str, value: str, reason: str, remedy: str) -> ConfigurationError:
         shown = re.sub(r"(//)?[^/]*@", r"\1…@", value)  # URLs may have a password in them
@@ -232,35 +235,3 @@ class _Values:
                 f"{self._source} sets {', '.join(unknown)}, which this publisher does not know",
                 remedy="Remove it, or correct its name",
             )
-
-
-def _assignments(text: str, source: str, prefix: str) -> dict[str, str]:
-    """Return the assignments in a file of shell syntax, without running a shell."""
-    values = {}
-    for number, line in enumerate(text.split("\n"), 1):
-        stripped = line.strip()
-        if not stripped or stripped.startswith("#"):
-            continue
-        match = _ASSIGNMENT.fullmatch(stripped)
-        if match is None:
-            raise ConfigurationError(
-                f"Line {number} of {source} is not of the form NAME=value",
-                remedy="Quote values with special characters",
-            )
-        name, value = match.groups()
-        parts = _WORD_PART.findall(value)
-        if any(_NEEDS_SHELL.fullmatch(part) for part in parts):
-            raise ConfigurationError(
-                f"Line {number} of {source} needs a shell to find the value of {name}",
-                remedy="Write the value itself, in single quotes",
-            )
-        values[name] = "".join(map(_unquoted, parts)).replace("@fqrn@", prefix.rpartition("/")[2])
-    return values
-
-
-def _unquoted(part: str) -> str:
-    if part[0] == "'":
-        return part[1:-1]
-    if part[0] == '"':
-        return re.sub(r'\\(["\\$`])', r"\1", part[1:-1])
-    return part[1:] if part[0] == "\\" else part

@@ -88,11 +88,12 @@ class ObjectStore(Protocol):
     def get_in_parts(self, key: str, part_size: int) -> Iterator[bytes]:
         """Yield an object's bytes piece by piece.
 
-        Each piece may be a request of its own: the caller has to find out from what it got whether the object was
-        replaced meanwhile. Objects that are named by their content never are.
+        Each piece may be a request of its own. What is read by plain HTTP may be of several objects when one was
+        replaced meanwhile; those that are named by their content never are.
 
         :param part_size: bytes of a piece, unless the store knows better
         :raises ObjectNotFound: when there is none
+        :raises PreconditionFailed: when it was replaced meanwhile
         """
         ...
 
@@ -105,6 +106,10 @@ class ObjectStore(Protocol):
 
     def exists(self, key: str) -> bool:
         """Say whether there is such an object."""
+        ...
+
+    def size(self, key: str) -> int | None:
+        """Return how many bytes an object has; None when there is none."""
         ...
 
     def put(
@@ -150,6 +155,7 @@ class ObjectStore(Protocol):
             is over some time after the permit's end
         :raises PreconditionFailed: when the permit has ended, or the lease was renewed or taken since; some of the
             objects may be gone
+        :raises UnansweredDeletion: when besides something of it can still be under way
         """
         ...
 

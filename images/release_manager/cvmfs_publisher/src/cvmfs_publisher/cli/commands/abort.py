@@ -26,9 +26,10 @@ def run(options: argparse.Namespace) -> int:
     question = f"You are about to DISCARD ALL CHANGES OF THE CURRENT TRANSACTION for {name}!  Are you sure (y/N)? "
     if not certain and not output.confirm(question):
         return errno.EINTR
-    output.warn(abort(environment, name, transaction_id=options.transaction, force=options.force))
+    warnings = abort(environment, name, transaction_id=options.transaction, force=options.force)
+    output.warn(warnings)
     if options.json:
-        output.print_json({"repository": name, "aborted": True})
+        output.print_json({"repository": name, "aborted": True, "warnings": warnings})
     else:
         print(f"Aborted the transaction on {name}.")
     return 0

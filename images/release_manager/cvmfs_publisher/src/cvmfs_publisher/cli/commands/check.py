@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from ...errors import ConfigurationError, PublisherError, UsageError
-from ...operations.check import check
+from ...operations.check import check, checked_lately, note_check
 from ...operations.environment import Environment
 from ...operations.reflogs import repair_reflog
 from .. import output
@@ -34,7 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-x", dest="scratch", type=Path, metavar="DIR", help="keep temporary files there (default: the spool directory)"
     )
-    parser.add_argument("-a", dest="all", action="store_true", help="check all repositories that are configured here")
+    parser.add_argument(
+        "-a",
+        dest="all",
+        action="store_true",
+        help="check all repositories that are configured here, but for those that it has found whole lately: see "
+        "CVMFS_CHECK_ALL_MIN_DAYS",
+    )
     add_json(parser)
     add_repository(parser)
 
@@ -52,14 +58,19 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigurationError(
             f"No repositories are configured in {environment.config_dir}", remedy="Configure one: see mkfs and import"
         )
-    codes = []
+    codes = [0]
     for name in names:
         print(f"{name}:", flush=True)
         try:
+            lately = checked_lately(environment, name)
+            if lately is not None:
+                print(f"Found whole on {output.stringify_time(int(lately))} (UTC); see CVMFS_CHECK_ALL_MIN_DAYS.")
+                continue
             codes.append(_check(environment, name, options))
         except PublisherError as error:
             print(f"cvmfs_server check: {name}: {error}", file=sys.stderr)
             codes.append(error.exit_code)
+        output.warn(note_check(environment, name, is_whole=codes[-1] == 0))
     return max(codes)
 
 
@@ -77,6 +88,8 @@ def _check(environment: Environment, name: str, options: argparse.Namespace) -> 
         repair_from=options.repair_from,
         scratch=options.scratch,
     )
+    if not (report.problems or options.all or options.tag or options.subtree):
+        report.warnings += note_check(environment, name, is_whole=True, first=False)
     if options.json:
         output.print_json(report)
     else:

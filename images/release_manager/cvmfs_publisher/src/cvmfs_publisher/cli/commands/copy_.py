@@ -2,7 +2,7 @@
 """Copy a repository from or to another storage, while it is in use.
 
 What is there is not copied again, so a second copy brings over what is new. Objects are compared with their names on
-the way, and the manifest comes last. Nothing is signed.
+the way, and the manifest comes last. Nothing is signed. What was signed later in the destination stays.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace a repository that is no older state of the one that is copied",
+        help="replace a repository that is no older state of the one that is copied, or is signed with a later key: "
+        "clients refuse it then until it is signed with that (resign -p -f)",
     )
     parser.add_argument("--dry-run", action="store_true", help="copy nothing, and say how much there is to copy")
     add_json(parser)
@@ -49,6 +50,7 @@ def run(options: argparse.Namespace) -> int:
             dry_run=options.dry_run,
         ),
     )
+    output.warn(result.warnings)
     if options.json:
         output.print_json(result)
     else:

@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 
 from ...catalog import DirectoryEntry
+from ...errors import UsageError
 from ...operations.diff import Comparison, Difference, Kind, diff
 from ...operations.environment import Environment
 from ...operations.interactive import worktree_changes
-from ...paths import display
 from ...repository.history import TRUNK, TRUNK_PREVIOUS, Tag
 from .. import output
 from ..arguments import add_json, add_repository_or_url
@@ -30,8 +30,10 @@ _WORDS = {Kind.ADDED: "add", Kind.REMOVED: "remove", Kind.MODIFIED: "modify"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-s", "--from", dest="old", default=TRUNK_PREVIOUS, metavar="REVISION", help="the old revision")
-    parser.add_argument("-d", "--to", dest="new", default=TRUNK, metavar="REVISION", help="the new revision")
+    parser.add_argument(
+        "-s", "--from", dest="old", metavar="REVISION", help=f"the old revision (default: {TRUNK_PREVIOUS})"
+    )
+    parser.add_argument("-d", "--to", dest="new", metavar="REVISION", help=f"the new revision (default: {TRUNK})")
     parser.add_argument(
         "-m", "--machine-readable", action="store_true", help="one line of fields for each path, as upstream prints it"
     )
@@ -57,8 +59,8 @@ def run(options: argparse.Namespace) -> int:
     with diff(
         environment,
         name,
-        old=options.old,
-        new=options.new,
+        old=options.old or TRUNK_PREVIOUS,
+        new=options.new or TRUNK,
         keychain=options.keychain,
         ignore_mtime=options.ignore_timediff,
     ) as comparison:
@@ -70,15 +72,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _worktree(environment: Environment, name: str, options: argparse.Namespace) -> int:
-    result = worktree_changes(environment, name)
+    revisions = options.old, options.new, options.keychain
+    if any(revisions) or options.machine_readable or options.header or options.ignore_timediff:
+        raise UsageError("-w compares with what the transaction began with", remedy="Leave -s, -d, -k, -m, -h, -i out")
+    result = worktree_changes(environment, name, tell=None if options.json else output.print_path(name))
     if options.json:
         output.print_json(result)
-        return 0
-    for label, paths in (("add", result.paths.added), ("mod", result.paths.modified), ("rem", result.paths.removed)):
-        for path in paths:
-            print(f"[{label}] /{display(path)}")
-    if result.paths.truncated:
-        print(f"{result.added} added, {result.modified} changed, {result.removed} removed; not all of them are shown.")
     return 0
 
 

@@ -106,8 +106,9 @@ def _print(report: GcReport) -> None:
     for warning in report.warnings:
         print(f"Warning: {warning}", file=sys.stderr)
     verb = "would be deleted" if report.dry_run else "deleted"
+    size = f" ({report.condemned_bytes} bytes of data)" if report.condemned_bytes is not None else ""
     orphans = f", {report.orphans} of them ({report.orphan_bytes} bytes) named by no revision" if report.orphans else ""
     print(
         f"{report.repository}: {report.preserved_revisions} revisions preserved; "
-        f"{report.condemned_revisions} revisions and {report.condemned_objects} objects {verb}{orphans}."
+        f"{report.condemned_revisions} revisions and {report.condemned_objects} objects{size} {verb}{orphans}."
     )

@@ -30,6 +30,8 @@ def run(options: argparse.Namespace) -> int:
         output.print_json(result)
         return 0
     print(f"Repository name: {result.repository}")
+    if result.creator:
+        print(f"Created by CernVM-FS {result.creator}")
     print(f"Revision: {result.revision}, root catalog {result.root_hash.hex}")
     print(f"Stratum1 replication allowed: {'yes' if result.replicable else 'no'}")
     if result.whitelist_valid_days < 0:

@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("-t", "--tar_file", metavar="FILE", help="tar file; - reads standard input")
     source.add_argument("--directory", metavar="DIR", help="directory")
     source.add_argument(
-        "--image", metavar="PATH", help="container image: OCI layout, tar file of one, or archive of docker save"
+        "--image",
+        metavar="PATH",
+        help="container image: OCI layout, tar file of one, or archive of docker save; - reads standard input",
     )
     source.add_argument(
         "--s3", metavar="FILE", help="S3 bucket, by a file of settings as s3.conf; its objects become files"
@@ -76,8 +78,9 @@ def run(options: argparse.Namespace) -> int:
         s3_prefix=(options.s3_prefix or "") if options.s3 else None,
     )
     publish_options = PublishOptions(tag=options.tag, tag_description=options.tag_description)
-    result = ingest(environment, name, changes, publish_options, dry_run=options.dry_run)
-    output.print_publish(result, json=options.json, verbose=options.verbose)
+    tell = output.print_path(name) if options.verbose and not options.json else None
+    result = ingest(environment, name, changes, publish_options, dry_run=options.dry_run, tell=tell)
+    output.print_publish(result, json=options.json)
     return 0
 
 

@@ -26,6 +26,7 @@ def run(options: argparse.Namespace) -> int:
         output.print_json({"repositories": [output.plain(repository) for repository in repositories]})
         return 0
     for repository in repositories:
-        remarks = "".join(f" - {remark}" for remark in repository.remarks)
+        # As upstream: what is checked out has brackets of its own
+        remarks = "".join(f"{' ' if remark.startswith('[') else ' - '}{remark}" for remark in repository.remarks)
         print(f"{repository.repository} ({repository.type} / {repository.storage_type}{remarks})")
     return 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from ...operations.environment import Environment
 from ...operations.mkfs import MkfsOptions, mkfs
 from .. import output
-from ..arguments import add_json, add_refused
+from ..arguments import add_json, add_refused, read_whitelist
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-V", dest="requirement", metavar="TEXT", help="membership requirement: the repository is confidential"
     )
-    add_refused(parser, "-R", "it does not use smart cards; keep the master key in a secret store")
+    parser.add_argument(
+        "--whitelist",
+        dest="whitelist",
+        metavar="FILE",
+        help="whitelist that was signed elsewhere, or - for standard input; the master key is not needed then",
+    )
+    add_refused(parser, "-R", "it does not use smart cards; sign a whitelist where the master key is (--whitelist)")
     parser.add_argument("-x", dest="proxy", metavar="URL", help="proxy through which CernVM-FS's own tools read")
     add_refused(parser, "-I", "first remove the repository that is there: rmfs --delete-storage")
     add_refused(parser, "-D", "keys/ has the public key for clients, and info says how they are configured")
@@ -74,6 +80,7 @@ def run(options: argparse.Namespace) -> int:
             external=options.external,
             requirement=options.requirement,
             proxy=options.proxy,
+            whitelist=read_whitelist(options.whitelist) if options.whitelist is not None else None,
         ),
     )
     for warning in result.warnings:

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-a", dest="tag", metavar="TAG", help="name of the new revision")
     parser.add_argument("-m", dest="tag_description", default="", metavar="TEXT", help="description of the tag")
     parser.add_argument(
-        "-n", dest="revision", type=whole_number(1), metavar="NUMBER", help="number of the new revision"
+        "-n", dest="revision", type=whole_number(1, 2**62), metavar="NUMBER", help="number of the new revision"
     )
     parser.add_argument(
         "-Z", dest="compression", metavar="ALGORITHM", help="compression of this publish: default or none"
@@ -72,6 +72,7 @@ def run(options: argparse.Namespace) -> int:
         transaction_id=options.transaction,
     )
     operation = preview if options.dry_run else publish
-    result = operation(environment, name, changes, publish_options)
-    output.print_publish(result, json=options.json, verbose=options.verbose)
+    tell = output.print_path(name) if options.verbose and not options.json else None
+    result = operation(environment, name, changes, publish_options, tell=tell)
+    output.print_publish(result, json=options.json)
     return 0

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from ...errors import UsageError
 from ...operations.environment import Environment
-from ...operations.resign import resign_manifest, resign_whitelist, resign_whitelist_file
+from ...operations.resign import resign_manifest, resign_whitelist, resign_whitelist_file, upload_whitelist
 from ...repository import Certificate, Whitelist
 from .. import output
-from ..arguments import add_json, whole_number
+from ..arguments import add_json, read_whitelist, whole_number
 
 _LONG_DAYS = 30
 _MOST_DAYS = 36500
@@ -46,6 +46,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="sign the whitelist in this file, for the certificates that it lists; needs no configuration",
+    )
+    parser.add_argument(
+        "--signed",
+        metavar="FILE",
+        help="put this whitelist in place, which was signed elsewhere (- for standard input); needs no master key",
+    )
+    parser.add_argument(
+        "--replaces",
+        metavar="SHA256",
+        help="with --signed: replace the whitelist with this digest and no other; none, if there is to be none",
+    )
+    parser.add_argument(
+        "--changes",
+        action="append",
+        default=[],
+        metavar="FINGERPRINT",
+        help="with --signed: one of both whitelists may list this certificate, and the other need not; may be given "
+        "several times",
     )
     parser.add_argument(
         "--also",
@@ -80,9 +98,14 @@ def run(options: argparse.Namespace) -> int:
     for name in options.repositories or [environment.resolve(None)]:
         environment.resolve(name)
         if options.published:
-            manifest = resign_manifest(environment, name, force=options.force)
+            manifest, warnings = resign_manifest(environment, name, force=options.force)
+            output.warn(warnings)
             message = f"Signed revision {manifest.revision} of {name} again."
             output.print_json({"repository": name, "revision": manifest.revision}) if options.json else print(message)
+        elif options.signed is not None:
+            signed = read_whitelist(options.signed)
+            whitelist = upload_whitelist(environment, name, signed, replaces=options.replaces, changes=options.changes)
+            _print(whitelist, json=options.json)
         elif options.file is not None:
             whitelist = resign_whitelist_file(environment.master_key(name), options.file, name, days=days)
             _print(whitelist, json=options.json)
@@ -105,15 +128,24 @@ def _check(options: argparse.Namespace) -> None:
         ("-w", options.file),
         ("--also", options.also),
         ("--only", options.only),
+        ("--signed", options.signed),
     )
     for option, given in about_whitelists:
         if options.published and given:
             raise UsageError(f"-p signs no whitelist, which {option} is about", remedy=remedy)
+        if options.signed is not None and given and option != "--signed":
+            raise UsageError(f"--signed signs no whitelist, which {option} is about", remedy=remedy)
+    for option, given in (("--replaces", options.replaces), ("--changes", options.changes)):
+        if given and options.signed is None:
+            raise UsageError(f"{option} is about a whitelist that was signed elsewhere", remedy="Give it with --signed")
+    if options.replaces and options.changes:
+        raise UsageError("--replaces allows any change of the one that it names", remedy="Leave --changes out")
     for option, given in (("--also", options.also), ("--only", options.only)):
         if options.file is not None and given:
             raise UsageError(f"-w keeps the certificates of its file, so {option} makes no sense", remedy=remedy)
-    if options.file is not None and len(options.repositories) != 1:
-        raise UsageError("-w is about one repository", remedy="Name it")
+    for option, given in (("-w", options.file), ("--signed", options.signed)):
+        if given is not None and len(options.repositories) != 1:
+            raise UsageError(f"{option} is about one repository", remedy="Name it")
 
 
 def _print(whitelist: Whitelist, *, json: bool) -> None:

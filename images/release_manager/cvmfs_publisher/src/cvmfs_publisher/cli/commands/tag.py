@@ -72,7 +72,10 @@ def print_list(environment: Environment, name: str, options: argparse.Namespace)
 
 
 def _add(environment: Environment, name: str, options: argparse.Namespace) -> int:
-    tag = tags.add(environment, name, options.add, description=options.description, root_hash=options.root_hash)
+    tag, warnings = tags.add(
+        environment, name, options.add, description=options.description, root_hash=options.root_hash
+    )
+    output.warn(warnings)
     output.print_json(tag) if options.json else print(f"Tagged revision {tag.revision} of {name} as {tag.name}.")
     return 0
 
@@ -83,7 +86,8 @@ def _remove(environment: Environment, name: str, options: argparse.Namespace) ->
     question = f"You are about to remove these tags from {name}:\n{listed}\nAre you sure (y/N)? "
     if not options.force and not output.confirm(question):
         return 1
-    removed = tags.remove(environment, name, names)
+    removed, warnings = tags.remove(environment, name, names)
+    output.warn(warnings)
     if options.json:
         output.print_json({"repository": name, "removed": [tag.name for tag in removed]})
     else:

@@ -28,7 +28,8 @@ def run(options: argparse.Namespace) -> int:
         meta = editor.edit(repository_meta(environment, name), metainfo.check_meta)
     if meta is None:
         return 1
-    manifest = update_repoinfo(environment, name, meta)
+    manifest, warnings = update_repoinfo(environment, name, meta)
+    output.warn(warnings)
     if options.json:
         output.print_json({"repository": name, "revision": manifest.revision, "meta_info": manifest.meta_info})
     else:

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whatever step a run of the roles ends after, the next run does the rest, and the one after that finds nothing to do.
+
+Runs are broken off after each change, one after the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import re
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from . import breaking_off
+from .conftest import ROOT, Site, running_site
+from .hosts import free_port, start_host
+from .plays import secret_names
+from .test_private_ca import Authority
+
+pytestmark = pytest.mark.extended
+
+
+@dataclasses.dataclass(frozen=True)
+class Role:
+    """A role in a site, as a playbook that can be broken off."""
+
+    site: Site
+    name: str
+    group: str
+
+    def __call__(self, after: int, **variables: Any) -> breaking_off.Run:
+        """Run it. What is called otherwise in every site does not count where runs are compared."""
+        playbook = self.site.directory / f"{self.name}.yml"
+        playbook.write_text(json.dumps([{"hosts": self.group, "roles": [f"cvmfs.publishing.{self.name}"]}]))
+        command = ["ansible-playbook", "-i", "inventory.yml", str(playbook), "--extra-vars", json.dumps(variables)]
+        directory, environment = self.site.directory, self.site.environment
+        run = breaking_off.run(command, directory=directory, environment=environment, after=after)
+        own = re.compile(f"{re.escape(self.site.repository)}|{re.escape(str(directory))}")
+        return dataclasses.replace(run, changes=[own.sub("OWN", change) for change in run.changes])
+
+    def absent(self, after: int) -> breaking_off.Run:
+        """Take away what it has done."""
+        return self(after, **{f"{self.name}_state": "absent"})
+
+
+def storage(site: Site) -> Role:
+    return Role(site, "s3_storage", "s3_storage")
+
+
+def release_manager(site: Site) -> Role:
+    return Role(site, "release_manager", "release_managers")
+
+
+def configure(site: Site, **settings: Any) -> None:
+    """Say more about the repository in the inventory."""
+    s3 = {"endpoint": site.endpoint, "bucket": site.repository, "quota_bytes": 1 << 30, "cors_origins": ["*"]}
+    site.write_inventory(
+        s3_storage_measure=False,
+        s3_storage_quota_bytes=1 << 30,
+        cvmfs_repositories={site.repository: {"s3": s3, **settings}},
+    )
+
+
+@contextlib.contextmanager
+def new_site(directory: pathlib.Path) -> Iterator[Site]:
+    with running_site(directory, "podman", is_created=False) as site:
+        configure(site, signing_service=True)
+        try:
+            yield site
+        finally:
+            site.engine_command("rm", "--force", "--volumes", f"cvmfs_signer-{site.repository}", check=False)
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site where nothing goes wrong."""
+    with new_site(tmp_path_factory.mktemp("usual")) as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with new_site(tmp_path_factory.mktemp("broken-off")) as site:
+        yield site
+
+
+def test_storage(usual: Site, site: Site) -> None:
+    expected = storage(usual)(0).expect().changes
+    assert len(expected) >= 6  # users, bucket, quota, directory, credentials
+    assert breaking_off.lost(expected, breaking_off.step_by_step(storage(site))) == []
+
+
+def test_release_manager(usual: Site, site: Site, source: pathlib.Path) -> None:
+    """It is installed, and publishes."""
+    expected = release_manager(usual)(0).expect().changes
+    assert len(expected) >= 10
+    assert breaking_off.lost(expected, breaking_off.step_by_step(release_manager(site))) == []
+    site.play("site").expect()
+    assert site.play("site").expect().changed == 0
+    site.publish(source, "new").expect()
+    site.verify(source, "new").expect()
+
+
+def test_release_manager_changes(usual: Site, site: Site, source: pathlib.Path) -> None:
+    """It gets other settings and another key, and signs by itself."""
+    expected = []
+    for each, apply in ((usual, lambda role: role(0).expect().changes), (site, breaking_off.step_by_step)):
+        configure(each, server={"CVMFS_AUTO_TAG_TIMESPAN": "6 weeks ago"}, permissions={"/": ["root"]})
+        conf = each.keys / f"{each.repository}.s3.conf"
+        conf.chmod(0o600)
+        conf.write_text(conf.read_text() + "CVMFS_S3_TIMEOUT=20\n")  # another secret
+        changes = apply(release_manager(each))
+        if not expected:
+            expected = changes
+            assert len(expected) >= 5  # server.conf, a secret, what the modules know, the service, its place
+        assert breaking_off.lost(expected, changes) == []
+    assert len(secret_names(site)) == 3
+    assert f"cvmfs_signer-{site.repository}" not in site.engine_command("ps", "--all", "--format", "{{.Names}}").split()
+    site.publish(source, "changed").expect()
+
+
+def test_release_manager_goes(usual: Site, site: Site) -> None:
+    for each in (usual, site):  # with a signing service, which has to go as well
+        configure(each, signing_service=True)
+        release_manager(each)(0).expect()
+    expected = release_manager(usual).absent(0).expect().changes
+    assert len(expected) >= 5  # the service, secrets, configuration, all configuration, the command
+    assert breaking_off.lost(expected, breaking_off.step_by_step(release_manager(site).absent)) == []
+    for each in (usual, site):
+        assert secret_names(each) == []
+        assert not each.config.exists()
+        assert not each.command.exists()
+        assert each.repository not in each.engine_command("ps", "--all", "--format", "{{.Names}}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Frontend(Role):
+    """The role on a host with systemd and nginx, in the network of this machine."""
+
+    port: int
+
+    def is_served(self) -> bool:
+        """Whether nginx, as it runs, has read what the role has written."""
+        with socket.socket() as connection:
+            return connection.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+@pytest.fixture(scope="module")
+def frontends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Frontend]]:
+    authority = Authority(tmp_path_factory.mktemp("authority"))
+    found = []
+    with contextlib.ExitStack() as stack:
+        for kind in ("usual", "broken-off"):
+            name, directory, port = start_host(stack, kind), tmp_path_factory.mktemp(kind), free_port()
+            link = directory / "collections" / "ansible_collections" / "cvmfs" / "publishing"
+            link.parent.mkdir(parents=True)
+            link.symlink_to(ROOT)
+            s3 = {"endpoint": "https://127.0.0.1:1", "bucket": "software", "ca_path": str(authority.certificate)}
+            variables = {
+                "ansible_connection": "containers.podman.podman",
+                "ansible_python_interpreter": "/usr/bin/python3",
+                "stratum0_frontend_addresses": ["127.0.0.1"],
+                "stratum0_frontend_port": port,
+                "cvmfs_repositories": {"software.example.org": {"s3": s3}},
+            }
+            inventory = {"stratum0_frontends": {"hosts": {name: variables}}}
+            (directory / "inventory.yml").write_text(yaml.safe_dump(inventory))
+            (directory / "ansible.cfg").touch()
+            site = Site(directory, "software.example.org", "podman", s3["endpoint"])
+            found.append(Frontend(site, "stratum0_frontend", name, port))
+        yield found
+
+
+def test_frontend(frontends: list[Frontend]) -> None:
+    usual, frontend = frontends
+    expected = usual(0).expect().changes
+    assert len(expected) >= 5  # welcome page, directory, authorities, configuration, nginx
+    assert breaking_off.lost(expected, breaking_off.step_by_step(frontend)) == []
+    assert frontend.is_served()
