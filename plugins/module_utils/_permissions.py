@@ -61,6 +61,14 @@ class Person:
                 f"{path} is no path of a repository", remedy="Name it from the root, without .. in it."
             )
         wanted = [name for name in names if name]
+        # The publisher takes a path of the mounted repository for the one that is below the mount point. Whoever has a
+        # directory cvmfs would get anywhere by it.
+        if wanted[:2] == ["cvmfs", fqrn]:
+            below = "/".join([fqrn, *wanted[2:]])
+            raise PublishingError(
+                f"{path} is a path of the mounted repository",
+                remedy=f"Name it from the root of the repository, without the mount point: {below}.",
+            )
         allowed = self.directories(permissions)
         for directory in allowed:
             parts = [name for name in directory.split("/") if name]

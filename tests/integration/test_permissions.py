@@ -29,9 +29,10 @@ pytestmark = pytest.mark.extended
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A site whose repository has a directory for the user `nobody`, whom every machine has."""
+    """A site whose repository has directories for the user `nobody`, whom every machine has."""
     with running_site(tmp_path_factory.mktemp("shared"), "podman") as site:
-        about = {"s3": {"endpoint": site.endpoint, "bucket": site.repository}, "permissions": {"sw/theirs": ["nobody"]}}
+        permissions = {"cvmfs": ["nobody"], "sw/theirs": ["nobody"]}
+        about = {"s3": {"endpoint": site.endpoint, "bucket": site.repository}, "permissions": permissions}
         site.write_inventory(cvmfs_repositories={site.repository: about})
         assert site.play("site").expect().changed == 1  # release-manager.json
         yield site
@@ -58,7 +59,9 @@ def test_a_team_publishes_its_own_directory(shared: Site, source: pathlib.Path) 
         tar.add(source, arcname=".")
     data, name, before = archive.read_bytes(), shared.repository, shared.revision()
     refused = by_sudo(shared, "ingest", f"{name}/sw/other", stdin=data, rc=1)
-    assert f"nobody may not publish at {name}/sw/other, but below {name}/sw/theirs" in refused
+    assert f"nobody may not publish at {name}/sw/other, but below {name}/cvmfs, {name}/sw/theirs" in refused
+    for mounted in (f"{name}//cvmfs/{name}/sw/other", f"{name}///cvmfs//{name}/sw/other", f"{name}/cvmfs/{name}/sw"):
+        assert f"without the mount point: {name}/sw" in by_sudo(shared, "ingest", mounted, stdin=data, rc=1)
     assert "may not do this" in by_sudo(shared, "server", name, "tag", "-l", rc=1)
     assert shared.revision() == before
     by_sudo(shared, "ingest", "-a", "theirs", f"{name}/sw/theirs/1.0", stdin=data)

@@ -48,6 +48,17 @@ def test_paths(who: Person, path: str, allowed: bool) -> None:
             who.require(PERMISSIONS, FQRN, path)
 
 
+@pytest.mark.parametrize("path", ["/cvmfs/{}/sw", "//cvmfs//{}", "cvmfs/{}/sw/cms", "/cvmfs/{}/cvmfs/x"])
+def test_paths_of_the_mounted_repository_are_refused(path: str) -> None:
+    """The publisher takes them for those below the mount point."""
+    permissions = {"cvmfs": ["alice"], "/": ["%admins"]}
+    path = path.format(FQRN)
+    for who in (person("alice"), person("bob", "admins")):
+        with pytest.raises(PublishingError, match=r"is a path of the mounted .* without the mount point: sw\.example"):
+            who.require(permissions, FQRN, path)
+    person("alice").require(permissions, FQRN, "/cvmfs/other.example.org")
+
+
 def test_the_refusal_says_what_is_allowed() -> None:
     with pytest.raises(
         PublishingError, match=r"bob may not publish at sw.example.org/x, but below .*/sw/atlas, .*/sw/cms"
