@@ -19,8 +19,9 @@ description:
   - The repository may be used and published to while it is copied. The manifest comes last, so that at every moment
     the destination has no repository, or a whole one. A repository that was published to in the destination is left
     alone.
-  - What was signed later in the destination stays. A repository whose key was replaced there is left alone, unless it
-    is in the same revision.
+  - What was signed later in the destination stays, except for a manifest that names a root catalog, tag database,
+    certificate or description which is lost. A repository whose key was replaced there is left alone, unless it is in
+    the same revision.
   - Copying runs in a container that is gone afterwards. While it runs, a playbook shows how far it is.
 author:
   - The cvmfs.publishing authors (@cvmfs)

@@ -16,7 +16,7 @@ from faults import Fault
 from cvmfs_publisher.errors import ConcurrentPublish, CorruptObject, NotInTransaction, StorageError
 from cvmfs_publisher.operations import copy_ as copy_module
 from cvmfs_publisher.operations.copy_ import CopyOptions, copy
-from cvmfs_publisher.repository import Certificate, MasterKey, RepositoryKey, Whitelist
+from cvmfs_publisher.repository import Certificate, Manifest, MasterKey, RepositoryKey, Whitelist
 from cvmfs_publisher.repository.lease import CLOCK_MARGIN, LEASE_KEY
 from cvmfs_publisher.repository.manifest import MANIFEST_KEY
 from cvmfs_publisher.repository.reflog import REFLOG_KEY
@@ -489,6 +489,42 @@ def test_a_tag_that_was_made_there_stays(between_directories: Move, source: Path
     assert signed(new) == (signed(old)[0], manifest)
     assert "good" in new.server("tag", "-l").succeeded().stdout
     new.check()
+
+
+@pytest.mark.parametrize("has_changed", [False, True], ids=["as it was copied", "of a new key"])
+def test_a_manifest_whose_tags_were_lost_is_replaced(move: Move, source: Path, *, has_changed: bool) -> None:
+    """What is restored is whole, though it is what was signed before."""
+    old, new = move.old, move.new
+    old.ingest(mirror(source), tag="first")
+    move.copied()
+    if has_changed:
+        roll_over(new)
+    time.sleep(1)
+    new.server("tag", "-a", "good").succeeded()
+    with new.store() as store:
+        history = Manifest.parse(store.get(MANIFEST_KEY)).history
+        assert history is not None
+        store.delete(history.key())
+    if has_changed:
+        move.refuses("the key was replaced since", f"but {history.key()} of what the new key has signed is lost")
+    overwrite = ["--overwrite"] if has_changed else []
+    says = f"was signed later, but {history.key()}, which it names, is lost"
+    there = new.state(), objects(new)
+    assert says in move.copy("--dry-run", *overwrite).succeeded().stderr
+    assert (new.state(), objects(new)) == there
+    outcome = move.copy(*overwrite).succeeded()
+    assert says in outcome.stderr
+    assert outcome.document["changed"]
+    assert signed(new)[1] == signed(old)[1]
+    if has_changed:
+        new.server("resign", "-p", "-f").succeeded()
+    tags = new.server("tag", "-l").succeeded().stdout
+    assert "first" in tags
+    assert "good" not in tags
+    new.check()
+    again = move.copy().succeeded()
+    assert not again.document["changed"]
+    assert not again.stderr
 
 
 def test_a_whitelist_that_is_signed_there_meanwhile_stays(between_directories: Move, source: Path) -> None:

@@ -10,8 +10,9 @@ garbage collection never touches the newest revision, and replaces the manifest;
 reflog and the like are read in between, so they know no revision that was not copied.
 
 The destination may have signatures of its own, as the key may have been replaced there since. Of two whitelists the
-one that was signed later counts, and of two manifests of a revision as well. A key that clients do not trust any more
-in the destination is not brought back: that is refused before anything is written.
+one that was signed later counts, and of two manifests of a revision as well, unless the later one names an object that
+is lost. A key that clients do not trust any more in the destination is not brought back: that is refused before
+anything is written.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from ..repository import whitelist as whitelist_module
 from ..repository.lease import LEASE_KEY
 from ..repository.manifest import MANIFEST_KEY
 from ..repository.reflog import REFLOG_KEY
-from ..repository.repository import MASTER_REPLICA_KEY, alt_paths, read_manifest
+from ..repository.repository import MASTER_REPLICA_KEY, alt_paths, named_objects, read_manifest
 from ..repository.signing import load_public_keys
 from ..repository.status import STATUS_KEY
 from ..repository.whitelist import WHITELIST_KEY
@@ -117,11 +118,13 @@ class _Trust:
     :param kept: that whitelist, if it stays
     :param version: of its object; None if there is none
     :param keeps_manifest: whether the manifest stays, too, which is of the same revision and was signed later
+    :param lost: keys of the objects for whose lack it does not
     """
 
     kept: Whitelist | None = None
     version: Version | None = None
     keeps_manifest: bool = False
+    lost: tuple[str, ...] = ()
 
 
 def copy(environment: Environment, name: str, options: CopyOptions) -> CopyResult:
@@ -178,6 +181,7 @@ def copy(environment: Environment, name: str, options: CopyOptions) -> CopyResul
                     _replace(WHITELIST_KEY, whitelist, trust.version, destination, result)
                 if not trust.keeps_manifest:
                     _replace(MANIFEST_KEY, manifest, version, destination, result)
+                    _warn_of_lost(repository, trust, result)
                     _warn_of_signature(repository, trust, result)
                 result.revision = repository.manifest.revision
                 result.root_hash = repository.manifest.root_hash.hex
@@ -238,17 +242,27 @@ def _trust(
             there = None
     trusted = there or here
     keeps_manifest = False
+    lost: tuple[str, ...] = ()
     if signed is not None and trusted.lists(signed[1]):
         is_same = (signed[0].root_hash, signed[0].revision) == (newest.root_hash, newest.revision)
         keeps_manifest = is_same and (not trusted.lists(own) or signed[0].timestamp > newest.timestamp)
+        lost = _lost(signed[0], repository.store, destination) if keeps_manifest else ()
+        keeps_manifest = keeps_manifest and not lost
     if not trusted.lists(own) and not keeps_manifest and not overwrite:
         raise RepositoryError(
             f"Clients of {destination.describe()} do not trust {own.fingerprint()}, with which revision "
-            f"{newest.revision} in {repository.store.describe()} is signed: the key was replaced since",
+            f"{newest.revision} in {repository.store.describe()} is signed: the key was replaced since"
+            + (f", but {', '.join(lost)} of what the new key has signed is lost" if lost else ""),
             remedy="Copy from where it is signed with the new key; or add --overwrite, by which that whitelist stays, "
             f"and sign the revision there: cvmfs_server resign -p -f {repository.name}",
         )
-    return _Trust(there, version, keeps_manifest)
+    return _Trust(there, version, keeps_manifest, lost)
+
+
+def _lost(manifest: Manifest, source: ObjectStore, destination: ObjectStore) -> tuple[str, ...]:
+    """Return the keys of objects that the destination's manifest names, and that are not there after the copy."""
+    keys = (content_hash.key() for content_hash in named_objects(manifest))
+    return tuple(key for key in keys if not destination.exists(key) and not source.exists(key))
 
 
 def _whitelist_there(
@@ -281,6 +295,14 @@ def _signed_there(destination: ObjectStore, name: str) -> tuple[Manifest, Certif
     except (RepositoryError, CorruptObject, ObjectNotFound):
         return None
     return manifest, certificate
+
+
+def _warn_of_lost(repository: Repository, trust: _Trust, result: CopyResult) -> None:
+    if trust.lost:
+        result.warnings.append(
+            f"The manifest of revision {repository.manifest.revision} in {result.destination} was signed later, but "
+            f"{', '.join(trust.lost)}, which it names, is lost: that of {result.source} replaces it, with its tags"
+        )
 
 
 def _warn_of_signature(repository: Repository, trust: _Trust, result: CopyResult) -> None:

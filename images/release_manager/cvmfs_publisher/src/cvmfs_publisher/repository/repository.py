@@ -305,7 +305,7 @@ class Repository:
         if data is None:
             return None
         reflog = _parse_reflog(data)
-        if not all(map(reflog.contains, _objects(self.manifest))):
+        if not all(map(reflog.contains, named_objects(self.manifest))):
             reflog.add_manifest(self.manifest)
         return reflog
 
@@ -321,7 +321,7 @@ class Repository:
             reflog = _parse_reflog(data)
         except CorruptObject as error:
             return str(error)
-        for content_hash in _objects(self.manifest):
+        for content_hash in named_objects(self.manifest):
             if not reflog.contains(content_hash):
                 return f"{REFLOG_KEY} lacks {content_hash.key()} of the current revision; the next publish adds it"
         return None
@@ -472,9 +472,15 @@ def require_absent(store: ObjectStore, name: str) -> None:
         raise _exists(store, name)
 
 
+def named_objects(manifest: Manifest) -> list[ContentHash]:
+    """Return what a manifest names of the content: root catalog, certificate, tag database and description."""
+    every = (manifest.root_hash, manifest.certificate, manifest.history, manifest.meta_info)
+    return [content_hash for content_hash in every if content_hash is not None]
+
+
 def alt_paths(manifest: Manifest) -> list[str]:
     """Return the keys of the copies outside ``data/`` that a revision has."""
-    return [alt_path(content_hash) for content_hash in _objects(manifest)] if manifest.has_alt_catalog_path else []
+    return [alt_path(content_hash) for content_hash in named_objects(manifest)] if manifest.has_alt_catalog_path else []
 
 
 def alt_path(content_hash: ContentHash) -> str:
@@ -517,7 +523,7 @@ def _complete(
     complete = replace(manifest, certificate=certificate, timestamp=timestamp, reflog_hash=None)
     if complete.has_alt_catalog_path:
         # For web servers that protect data/: clients look for these copies first
-        for content_hash in _objects(complete):
+        for content_hash in named_objects(complete):
             store.put(alt_path(content_hash), store.get(content_hash.key()))
     if reflog is None:
         return complete, None
@@ -530,8 +536,3 @@ def _add_missing(reflog: Reflog, root_hashes: Iterable[ContentHash], timestamp: 
     for root_hash in root_hashes:
         if not reflog.contains(root_hash):
             reflog.add(root_hash, timestamp)
-
-
-def _objects(manifest: Manifest) -> list[ContentHash]:
-    every = (manifest.root_hash, manifest.certificate, manifest.history, manifest.meta_info)
-    return [content_hash for content_hash in every if content_hash is not None]
