@@ -56,15 +56,16 @@ def secret_names(site: Site) -> list[str]:
 
 
 class Bucket:
-    """The bucket of a site's repository."""
+    """The bucket of a site's repository, in the hands of its publisher, or in those of its owner if it is `owned`."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, *, owned: bool = False) -> None:
+        keys = site.owner_keys() if owned else {"access_key": site.access_key, "secret_key": site.secret_key}
         self._name = site.repository
         self._client = boto3.client(
             "s3",
             endpoint_url=site.endpoint,
-            aws_access_key_id=site.access_key,
-            aws_secret_access_key=site.secret_key,
+            aws_access_key_id=keys["access_key"],
+            aws_secret_access_key=keys["secret_key"],
             region_name="us-east-1",
             config=Config(s3={"addressing_style": "path"}),
         )

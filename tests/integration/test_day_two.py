@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Iterator
 
 import pytest
+from botocore.exceptions import ClientError
 
 from .conftest import Site, running_site
 from .plays import Bucket, secret_names
@@ -171,15 +172,23 @@ class TestRemoval:
             run = site.play("repository", **wanted).expect(4)
             assert f"{away}, which is to delete what is published in {site.repository}, could not" in run.output
         assert secret_names(site)
-        before = Bucket(site).objects()
+        bucket = Bucket(site)
+        before = bucket.objects()
         assert site.play("repository", "--check", "--diff", **wanted).expect().changed > 0
-        assert Bucket(site).objects() == before
+        assert bucket.objects() == before
         assert site.play("repository", **wanted).expect().changed > 0
-        left = [key for key in Bucket(site).objects() if key.startswith(f"{site.repository}/")]
+        left = [key for key in Bucket(site, owned=True).objects() if key.startswith(f"{site.repository}/")]
         assert left == []
+        with pytest.raises(ClientError, match="InvalidAccessKeyId"):
+            bucket.objects()
         assert (site.keys / f"{site.repository}.masterkey").exists()
         assert secret_names(site) == []
         assert not (site.config / site.repository).exists()
+
+    def test_once_more(self, site: Site) -> None:
+        wanted = {"repository": site.repository, "state": "absent", "confirm": site.repository}
+        site.play("repository", **wanted).expect()
+        assert secret_names(site) == []
 
     def test_it_can_be_made_anew(self, site: Site, source: pathlib.Path) -> None:
         """With the same keys, so that clients need nothing new."""
