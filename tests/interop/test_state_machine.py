@@ -68,7 +68,8 @@ class Judge:
         try:
             shown = read_mount(self.mount.path)
         except OSError as error:
-            self.done[f"remounted after {error}"] += 1  # to be told at the end: it should not be
+            # To be told at the end, with the client's reasons: it should not be
+            self.done["\n".join([f"remounted after {error}", *self.mount.messages()[-5:]])] += 1
         if shown is None or differences(shown, found):
             # It may still number names as in the revision before, so that hard links are none, or files are
             self.done["remounted"] += 1

@@ -198,6 +198,7 @@ class Mount:
         self._repository = repository
         self._socket = directory / "cache" / repository.name / f"cvmfs_io.{repository.name}"
         self._conf = directory / "client.conf"
+        self._log = directory / "client.log"
         self.path = directory / "mnt"
 
     def mount(self, options: str = "") -> None:
@@ -214,7 +215,7 @@ class Mount:
                 url=self._repository.url,
                 public_key=self._repository.public_key,
             )
-            + "CVMFS_CLAIM_OWNERSHIP=no\n"
+            + f"CVMFS_CLAIM_OWNERSHIP=no\nCVMFS_USYSLOG={self._log}\n"
             + options
         )
         mount_options = f"ro,fsname={self._repository.name},config={self._conf}"
@@ -229,6 +230,10 @@ class Mount:
             time.sleep(0.5)
         else:
             raise CommandFailed(f"The client does not take the newest revision: {answer.stdout} {answer.stderr}")
+
+    def messages(self) -> list[str]:
+        """Return what the client has told the system's log."""
+        return self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
 
     def attribute(self, name: str, path: bytes = b"") -> str:
         """Return one of the client's magic attributes."""
