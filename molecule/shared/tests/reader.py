@@ -15,6 +15,7 @@ import tempfile
 import typing as t
 import urllib.parse
 import zlib
+from collections.abc import Iterator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,24 +59,38 @@ class PublishedTree:
         assert hashlib.sha1(data).hexdigest() == digest  # noqa: S324 (the format's hash)
         return zlib.decompress(data)
 
-    def tree(self) -> dict[str, Entry]:
-        """Read everything. Return the entries by path, the root being the empty one."""
-        entries = self._catalog(self.manifest["C"], "")
+    def tags(self) -> dict[str, tuple[int, str]]:
+        """Return revision and root hash of each tag, by its name."""
+        with self._database(self.manifest["H"], "H") as database:
+            rows = database.execute("SELECT name, revision, hash FROM tags").fetchall()
+        return {name: (revision, root_hash) for name, revision, root_hash in rows}
+
+    def tree(self, root_hash: str | None = None) -> dict[str, Entry]:
+        """Read everything, of the revision with that root hash or of the newest.
+
+        Return the entries by path, the root being the empty one.
+        """
+        entries = self._catalog(root_hash or self.manifest["C"], "")
         assert "" in entries
         return entries
 
-    def _catalog(self, digest: str, root: str) -> dict[str, Entry]:
+    @contextlib.contextmanager
+    def _database(self, digest: str, suffix: str) -> Iterator[sqlite3.Connection]:
         with tempfile.NamedTemporaryFile(suffix=".db") as file:
-            file.write(self.object(digest, "C"))
+            file.write(self.object(digest, suffix))
             file.flush()
             with contextlib.closing(sqlite3.connect(f"file:{file.name}?mode=ro", uri=True)) as database:
-                rows = database.execute(
-                    "SELECT md5path_1, md5path_2, parent_1, parent_2, name, mode, symlink, hash FROM catalog"
-                ).fetchall()
-                nested = database.execute("SELECT path, sha1 FROM nested_catalogs").fetchall()
-                chunks = database.execute(
-                    "SELECT md5path_1, md5path_2, hash FROM chunks ORDER BY md5path_1, md5path_2, offset"
-                ).fetchall()
+                yield database
+
+    def _catalog(self, digest: str, root: str) -> dict[str, Entry]:
+        with self._database(digest, "C") as database:
+            rows = database.execute(
+                "SELECT md5path_1, md5path_2, parent_1, parent_2, name, mode, symlink, hash FROM catalog"
+            ).fetchall()
+            nested = database.execute("SELECT path, sha1 FROM nested_catalogs").fetchall()
+            chunks = database.execute(
+                "SELECT md5path_1, md5path_2, hash FROM chunks ORDER BY md5path_1, md5path_2, offset"
+            ).fetchall()
         pieces: dict[tuple[int, int], list[str]] = {}
         for one, two, piece in chunks:
             pieces.setdefault((one, two), []).append(piece.hex())
