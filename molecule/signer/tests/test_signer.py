@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: (c) 2026, the cvmfs.publishing authors
-"""After a power cut: the signing service is there again, with the key, and has signed what was published since."""
+"""After a power cut: the signing service is there again, with the key, and has signed what was published since.
+
+It signs for those who log in to publish, too.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +33,21 @@ def podman(host: Host, *arguments: str) -> str:
     return str(host.check_output(f"cd / && {shlex.join(words)} 2>&1"))
 
 
-def test_everything_is_published() -> None:
+def manifest() -> list[bytes]:
     with urllib.request.urlopen(f"{URL}/.cvmfspublished") as answer:  # noqa: S310
-        assert b"S3" in answer.read().splitlines()  # created, published, published after the power cut
+        content: bytes = answer.read()
+    return content.splitlines()
+
+
+def by_ssh(*command: str) -> str:
+    """The command line that logs in with a certificate and asks for `command`."""
+    options = ["BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null"]
+    words = ["ssh", "-F", "none", "-i", "/root/ssh/somebody", "-p", "22622", *(f"-o{option}" for option in options)]
+    return shlex.join([*words, "cvmfs-people@127.0.0.1", shlex.join(["cvmfs-release-manager", *command])])
+
+
+def test_everything_is_published() -> None:
+    assert b"S3" in manifest()  # created, published, published after the power cut
 
 
 def test_it_starts_with_the_host(host: Host) -> None:
@@ -58,3 +73,20 @@ def test_the_socket_is_for_the_service_user(host: Host) -> None:
     directory = host.file(f"/etc/cvmfs-publishing/{REPOSITORY}/signer")
     assert (directory.user, directory.mode) == ("cvmfs-molecule", 0o700)
     assert host.file(f"{directory.path}/socket").mode == 0o600
+
+
+def test_it_signs_for_people_who_log_in(host: Host) -> None:
+    pack = "tar --create --directory=/srv/site ."
+    refused = host.run(f"{pack} | {by_ssh('ingest', f'{REPOSITORY}/software')}")
+    assert refused.rc != 0
+    assert f"may not publish at {REPOSITORY}/software, but below {REPOSITORY}/people" in refused.stderr
+    assert b"S3" in manifest()
+    host.check_output(f"{pack} | {by_ssh('ingest', f'{REPOSITORY}/people/somebody')}")
+    assert b"S4" in manifest()
+    assert f" signed {REPOSITORY} revision 4, " in podman(host, "logs", SIGNER)
+
+
+def test_people_who_log_in_cannot_reach_it_themselves(host: Host) -> None:
+    assert f"{REPOSITORY}: revision " in host.check_output(by_ssh("status"))
+    refused = host.run(f"runuser -u cvmfs-people -- ls /etc/cvmfs-publishing/{REPOSITORY}/signer")
+    assert "Permission denied" in refused.stderr
