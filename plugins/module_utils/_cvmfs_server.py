@@ -83,6 +83,11 @@ class CvmfsServer:
         where = f"{self._fqrn}/{path}" if path else self._fqrn
         return self._json(["transaction", "--json", *_flag("--interactive", interactive), where])
 
+    @action("keep everybody from publishing")
+    def lasting_transaction(self):
+        """Open a transaction that outlives the container, and in which nobody publishes; or return the one there is."""
+        return self._json(["transaction", "--json", "--lasting", self._fqrn])
+
     @action("mount the repository again")
     def mount(self):
         """Mount the open interactive transaction in a container that was started again."""

@@ -249,6 +249,7 @@ def _describe(release_manager):
                 "transaction": lease.transaction,
                 "opened": timestamp(lease.acquired),
                 "expires": timestamp(lease.expires),
+                "lasting": lease.is_lasting,
             }
     except PublishingError as error:
         facts["error"] = str(error)
@@ -268,6 +269,8 @@ def _as_text(facts):
     if transaction is not None:
         kind = f"go on with it: {PROGRAM} attach {name}" if transaction["mount_point"] else "a playbook's"
         lines.append(f"  transaction {transaction['id']} is open here since {transaction['opened']}; {kind}")
+    elif lease is not None and lease["lasting"]:
+        lines.append(f"  nobody can publish: {lease['holder']} has a lasting transaction open since {lease['opened']}")
     elif lease is not None:
         lines.append(
             f"  transaction {lease['transaction']} of {lease['holder']} is open elsewhere since {lease['opened']}; "

@@ -190,6 +190,7 @@ class Lease:
 
     KEY = ".cvmfs_publishing_lease.json"
     _CLOCK_MARGIN = 60  # seconds by which the clocks of two hosts may differ
+    _LASTING = 4102444800  # 2100-01-01, the end of those that last until they are broken
 
     holder: str
     transaction: str
@@ -202,6 +203,11 @@ class Lease:
     def is_broken(self):
         """Whether somebody has broken it, and all have to wait for its end."""
         return not self.session and not self.is_released
+
+    @property
+    def is_lasting(self):
+        """Whether it keeps everybody from publishing until it is broken, whatever becomes of its holder."""
+        return self.expires >= self._LASTING and not self.is_released
 
     @property
     def free_from(self):

@@ -16,10 +16,12 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pwd
 import secrets
 import shlex
+import time
 
 from ansible_collections.cvmfs.publishing.plugins.module_utils._cvmfs_server import CvmfsServer
 from ansible_collections.cvmfs.publishing.plugins.module_utils._engine import (
@@ -70,6 +72,7 @@ READER_ARGUMENT_SPEC = {
 
 # What a role of an earlier version has not written.
 _LATER_FACTS = ("cpus", "pids_limit", "log_driver", "log_options", "environment")
+_POLL_SECONDS = 5
 _ENGINE_FAILURES = 125  # exit codes from there on are the engine's own, or signals
 
 
@@ -460,6 +463,24 @@ class ReleaseManager:
             current = self.open_transaction()
         return current is not None or self.published().lease() is not None
 
+    def in_turn(self, begin, *, timeout):
+        """Return what `begin` does, which opens a transaction, as soon as nobody else has one.
+
+        `timeout` is in seconds, None for no wait, and 0 for ever. Occupied, PublishingError.
+        """
+        deadline = math.inf if timeout == 0 else time.monotonic() + (timeout or 0)
+        while True:
+            # Who waits has no container and no lock, to be in nobody's way.
+            while time.monotonic() < deadline and self.is_busy():
+                time.sleep(min(_POLL_SECONDS, max(0, deadline - time.monotonic())))
+            try:
+                return begin()
+            except (Occupied, CommandError) as error:
+                is_over = time.monotonic() >= deadline
+                # Somebody may have been faster. Other reasons for which a command fails do not go away by waiting.
+                if is_over or not (isinstance(error, Occupied) or self.is_busy()):
+                    raise
+
     def refuse_strangers(self, current):
         """Raise Occupied if there is a `current` transaction: it is somebody else's to publish or to abort."""
         if current is not None:
@@ -486,6 +507,13 @@ class ReleaseManager:
         return (
             f"The lease on {self.fqrn} is broken already. It can be published to from {timestamp(lease.free_from)} on: "
             "until then, storage may carry out what a garbage collection was deleting."
+        )
+
+    def left_lease(self, lease):
+        """Return a warning that the transaction with that lease could not give it back."""
+        return (
+            f"Transaction {lease.transaction} has lost its container. Its lease on {self.fqrn} is in others' way for "
+            "some minutes, unless you break it with the playbook cvmfs.publishing.abort."
         )
 
     def interrupted_work(self, *, but):

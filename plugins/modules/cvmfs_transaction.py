@@ -34,8 +34,9 @@ options:
   state:
     description:
       - V(open) opens a transaction. If the one with O(id) is open already, it is left as it is.
-      - V(aborted) drops the transaction with O(id), and removes its container. One that was edited in place and then
-        interrupted, as by a power cut, is left alone with a warning unless its lease still has that O(id).
+      - V(aborted) drops the transaction with O(id), and removes its container. A lasting one is aborted on any host.
+        One that was edited in place and then interrupted, as by a power cut, is left alone with a warning unless its
+        lease still has that O(id).
     type: str
     choices: [open, aborted]
     default: open
@@ -55,6 +56,14 @@ options:
         published, for example by C(podman exec -it cvmfs-<repository> bash).
       - The container gets C(/dev/fuse) and the capability SYS_ADMIN, which rootless podman confines to the user's own
         namespace. Transactions that only publish directories and tar files need neither.
+    version_added: 0.2.0
+    type: bool
+    default: false
+  lasting:
+    description:
+      - Keeps everybody from publishing, on all hosts, whatever becomes of this one, until the transaction is aborted.
+        There is no container, and nothing can be published in it. It is for a repository that was moved elsewhere.
+      - If there is such a transaction already, it is left as it is.
     version_added: 0.2.0
     type: bool
     default: false
@@ -93,6 +102,11 @@ EXAMPLES = r"""
     repository: software.example.org
     state: aborted
     id: "{{ opened.transaction.id }}"
+
+- name: Let nobody publish any more, since the repository was moved
+  cvmfs.publishing.cvmfs_transaction:
+    repository: software.example.org
+    lasting: true
 """
 
 RETURN = r"""
@@ -112,10 +126,7 @@ transaction:
     mount_point: /cvmfs/software.example.org
 """
 
-import math
-import time
-
-from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import CommandError, PublishingError
+from ansible_collections.cvmfs.publishing.plugins.module_utils._errors import PublishingError
 from ansible_collections.cvmfs.publishing.plugins.module_utils._module import (
     PublishingModule,
     skip_if_check_mode,
@@ -123,12 +134,9 @@ from ansible_collections.cvmfs.publishing.plugins.module_utils._module import (
 )
 from ansible_collections.cvmfs.publishing.plugins.module_utils._release_manager import (
     ARGUMENT_SPEC,
-    Occupied,
     ReleaseManager,
     source_path,
 )
-
-_POLL_SECONDS = 5
 
 
 class Transaction(PublishingModule):
@@ -137,6 +145,7 @@ class Transaction(PublishingModule):
         id=dict(type="str"),
         sources=dict(type="list", elements="path", default=[]),
         interactive=dict(type="bool", default=False),
+        lasting=dict(type="bool", default=False),
         retry_timeout=dict(type="int"),
         force=dict(type="bool", default=False),
         **ARGUMENT_SPEC,
@@ -148,7 +157,9 @@ class Transaction(PublishingModule):
             raise PublishingError(
                 "Which transaction to abort is not said", remedy="Give its id, or force: true for whichever is open."
             )
-        if self.params["state"] == "open":
+        if self.params["state"] == "open" and self.params["lasting"]:
+            self._ensure_lasting()
+        elif self.params["state"] == "open":
             self._ensure_open()
         else:
             with self.release_manager.lock():
@@ -170,30 +181,30 @@ class Transaction(PublishingModule):
             self._open()
         self.after = {"transaction": self.result.get("transaction", "open")}
 
+    def _ensure_lasting(self):
+        lease = self.release_manager.published().lease()
+        if lease is not None and lease.is_lasting:
+            self.before = {"transaction": {"id": lease.transaction, "mount_point": None}}
+            self.result.update(self.before)
+        else:
+            with self.release_manager.lock():
+                self.release_manager.refuse_strangers(self._look())
+            self._open_lasting()
+        self.after = {"transaction": self.result.get("transaction", "open")}
+
+    @trigger_change
+    @skip_if_check_mode
+    def _open_lasting(self):
+        self._in_turn(self.release_manager.server_once().lasting_transaction)
+
     @trigger_change
     @skip_if_check_mode
     def _open(self):
         sources = [source_path(path) for path in self.params["sources"]]
-        self.result["transaction"] = self._begin(sources)
+        self._in_turn(lambda: self.release_manager.begin(sources=sources, is_interactive=self.params["interactive"]))
 
-    def _begin(self, sources):
-        """Open a transaction as soon as nobody else has one, within the time there is."""
-        timeout = self.params["retry_timeout"]
-        deadline = math.inf if timeout == 0 else time.monotonic() + (timeout or 0)
-        while True:
-            self._wait(deadline)
-            try:
-                return self.release_manager.begin(sources=sources, is_interactive=self.params["interactive"])
-            except (Occupied, CommandError) as error:
-                is_over = time.monotonic() >= deadline
-                # Somebody may have been faster. Other reasons for which a command fails do not go away by waiting.
-                if is_over or not (isinstance(error, Occupied) or self.release_manager.is_busy()):
-                    raise
-
-    def _wait(self, deadline):
-        """Wait for the end of others' transactions. Who waits has no container and no lock, to be in nobody's way."""
-        while time.monotonic() < deadline and self.release_manager.is_busy():
-            time.sleep(min(_POLL_SECONDS, max(0, deadline - time.monotonic())))
+    def _in_turn(self, begin):
+        self.result["transaction"] = self.release_manager.in_turn(begin, timeout=self.params["retry_timeout"])
 
     def _ensure_aborted(self):
         current = self._look()
@@ -228,13 +239,14 @@ class Transaction(PublishingModule):
             self._remove_container()
 
     def _tell_of_lease(self):
-        """Warn if the transaction has lost its container, which could not give the lease back."""
+        """Warn if the transaction has lost its container, which could not give the lease back; or end a lasting one."""
         lease = self.release_manager.published().lease()
-        if lease is not None and lease.transaction == self.params["id"]:
-            self.module.warn(
-                f"Transaction {lease.transaction} has lost its container. Its lease on {self.release_manager.fqrn} is "
-                "in others' way for some minutes, unless you break it with the playbook cvmfs.publishing.abort."
-            )
+        if lease is None or lease.transaction != self.params["id"]:
+            return
+        if lease.is_lasting:
+            self._break_lease()
+        else:
+            self.module.warn(self.release_manager.left_lease(lease))
 
     def _ensure_broken(self, lease):
         if lease is not None and lease.is_broken:

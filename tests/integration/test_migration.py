@@ -146,12 +146,25 @@ def test_there_and_back(site: Site, old: OldReleaseManager, source: pathlib.Path
     old.server("abort", "-f")
     exporting = {**where, "destination": str(old.storage)}
     assert site.play("export", "--check", **exporting).expect().changed > 0
-    assert site.play("export", cut_over=True, **exporting).expect().changed > 0
-    assert "transaction" in site.publish(source, "elsewhere").expect(2).output
+    moved = site.play("export", cut_over=True, **exporting).expect()
+    assert moved.changed > 0
+    assert f"cvmfs.publishing.abort -e repository={site.repository}" in moved.output
+    assert site.play("export", cut_over=True, **exporting).expect().changed == 0
+    # Of which nothing on the host is needed
+    assert not site.has_container()
+    lease = site.manager("cvmfs_transaction", lasting=True)
+    assert lease["changed"] is False
+    assert "has a lasting transaction open since" in site.publish(source, "elsewhere").expect(2).output
+    status = subprocess.run([site.command, "status"], check=True, capture_output=True, text=True).stdout
+    assert re.search("nobody can publish: .* has a lasting transaction open since", status)
     old.server("check", "-i")
     (source / "home-again").write_text("from the old release manager")
     old.publish(source)
     assert "v1" in old.server("tag", "-l").stdout
+    # Or not
+    aborted = site.manager("cvmfs_transaction", state="aborted", id=lease["transaction"]["id"])
+    assert aborted["changed"] is True
+    site.publish(source, "elsewhere").expect()
 
 
 def to_be_imported(site: Site) -> dict[str, object]:

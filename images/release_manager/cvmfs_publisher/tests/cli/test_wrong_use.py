@@ -135,6 +135,8 @@ SENSE: list[tuple[str, str]] = [
     ("transaction /etc", "'' is not a repository name"),
     ("transaction -T /a unknown.example.org", "'/a' is not of the form FROM=TO"),
     ("transaction -T /a=/b=/c unknown.example.org", "'/a=/b=/c' is not of the form FROM=TO"),
+    ("transaction --lasting -T /a=/b unknown.example.org", "A lasting transaction is on the whole repository"),
+    ("transaction --lasting unknown.example.org/sw", "A lasting transaction is on the whole repository"),
     ("transaction -T /a= unknown.example.org", "A template needs both directories"),
     ("transaction -T =/b unknown.example.org", "A template needs both directories"),
     ("transaction -T /=/b unknown.example.org", "The root of a repository is neither copied nor replaced"),

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import shutil
 import subprocess
 import threading
 import time
@@ -115,6 +117,28 @@ def test_the_whitelist_can_be_signed_meanwhile(manager: ReleaseManager) -> None:
     resign_whitelist(manager.environment, NAME, days=7)
     assert finish(manager, Deletion(b"new_repository")).revision == 2
     assert published(manager).revision == 2
+
+
+def test_a_lasting_transaction_outlives_its_host(manager: ReleaseManager, source: Path) -> None:
+    """Nobody publishes until it is aborted, whoever has opened it, and though nobody renews its lease."""
+    other, third = manager.another("other"), manager.another("third")
+    begin(other)
+    manager.refuses("transaction", "--lasting", says=["has a transaction open"], code=errno.EBUSY)
+    other.refuses("transaction", "--lasting", says=["has the transaction"], code=errno.EEXIST)
+    abort(other.environment, NAME)
+    opened = other.server("transaction", "--lasting", "--json").succeeded().document
+    assert session_of(other) is None
+    shutil.rmtree(other.base)
+    again = third.server("transaction", "--lasting", "--json").succeeded().document
+    assert (again["id"], again["opened"]) == (opened["id"], opened["opened"])
+    before = manager.state()
+    for arguments in (["transaction"], ["ingest", "--directory", str(source), "-b", "sw"], ["gc", "-f"]):
+        assert "is not published to any more: " in manager.server(*arguments).stderr
+    assert manager.state() == before
+    manager.server("resign", "-f").succeeded()  # the whitelist, which Stratum 1 servers go on needing
+    third.refuses("abort", "--transaction", opened["id"], says=["has no transaction open here"])
+    third.server("abort", "-f").succeeded()
+    manager.ingest(mirror(source))
 
 
 def test_an_expired_lease_goes_to_the_next(manager: ReleaseManager, source: Path) -> None:

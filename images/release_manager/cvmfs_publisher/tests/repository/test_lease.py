@@ -175,6 +175,28 @@ def test_a_lease_that_is_no_transactions_ends_no_earlier_for_being_broken(store:
     assert ended.is_released
 
 
+def test_a_lasting_lease_ends_by_being_broken(store: LocalStore, clock: Clock) -> None:
+    moment = clock.now
+    Lease.acquire(
+        store, NAME, session="x", holder="a", transaction="id-1", base_revision=7, is_lasting=True, clock=clock
+    )
+    clock.now += 50 * 365 * 86400
+    with pytest.raises(LeaseHeld) as caught:
+        acquire(store, clock, "other")
+    assert str(caught.value) == (
+        "test.example.org is not published to any more: a has a lasting transaction open since 2023-11-14 22:13:20 "
+        "UTC, as when a repository was moved. Publish where it is now; to go on here, abort it: "
+        "cvmfs_server abort -f test.example.org."
+    )
+    info = peek(store)
+    assert info is not None
+    assert (info.is_lasting, info.acquired) == (True, moment)
+    broken = break_lease(store, clock)
+    assert broken is not None
+    assert (broken.is_lasting, broken.is_released) == (False, True)
+    assert not acquire(store, clock, "other").info.is_lasting
+
+
 def test_other_versions_read_it(store: LocalStore, clock: Clock) -> None:
     """The first one refuses what has more fields, and knows of no broken leases."""
     lease = acquire(store, clock, base_revision=0)

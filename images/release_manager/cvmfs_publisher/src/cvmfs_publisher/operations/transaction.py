@@ -39,7 +39,7 @@ from ..errors import (
 from ..mount.overlay import UnionKind
 from ..paths import ROOT, display, parse
 from ..repository import Lease, Repository, ServerConfig
-from ..repository.lease import CLOCK_MARGIN, LIFETIME, break_lease, new_session, utc
+from ..repository.lease import CLOCK_MARGIN, LIFETIME, break_lease, new_session, peek, utc
 from ..storage import ObjectStore
 from .checked_out import find_checkout
 from .environment import Environment
@@ -190,6 +190,35 @@ def open_transaction(
     if hooks:
         call_hook(environment, name, Hook.TRANSACTION_AFTER)
     return session
+
+
+def open_lasting(environment: Environment, name: str, *, retry_timeout: int | None = None) -> Session:
+    """Keep everybody from publishing, here and elsewhere, until the lease is broken.
+
+    It outlives this release manager, which forgets the session: nobody publishes in it. One that is there already is
+    left as it is.
+
+    :param retry_timeout: as for `open_transaction`
+    :raises InTransaction: when this release manager has a transaction open
+    :raises LeaseHeld: when somebody else has
+    """
+    settings = environment.settings(name)
+    require_no_transaction(environment, settings)
+    with environment.open(name, settings) as repository:
+        manifest = repository.manifest
+        session = Session(
+            id=str(uuid.uuid4()),
+            repository=name,
+            path="",
+            revision=manifest.revision,
+            root_hash=manifest.root_hash.hex,
+            opened=int(time.time()),
+            token=new_session(),
+        )
+        info = peek(repository.store)
+        if info is None or not info.is_lasting:
+            info = _acquire(repository.store, session, retry_timeout, is_lasting=True).info
+        return dataclasses.replace(session, id=info.transaction, opened=info.acquired)
 
 
 def current_session(environment: Environment, settings: ServerConfig, transaction_id: str | None = None) -> Session:
@@ -521,7 +550,7 @@ def _close_by_force(union: Union) -> list[str]:
         return [f"{union.target} was not unmounted: {error}"]
 
 
-def _acquire(store: ObjectStore, session: Session, retry_timeout: int | None) -> Lease:
+def _acquire(store: ObjectStore, session: Session, retry_timeout: int | None, *, is_lasting: bool = False) -> Lease:
     deadline = math.inf if retry_timeout == 0 else time.monotonic() + (retry_timeout or 0)
     while True:
         try:
@@ -533,6 +562,7 @@ def _acquire(store: ObjectStore, session: Session, retry_timeout: int | None) ->
                 transaction=session.id,
                 base_revision=session.revision,
                 path=session.path,
+                is_lasting=is_lasting,
             )
         except LeaseHeld:
             left = deadline - time.monotonic()

@@ -13,6 +13,9 @@ Who breaks a transaction's lease may have it at once. Any other may be that of a
 know no conditions, and may be under way in the store. Breaking such a lease keeps its holder from beginning with more,
 and changes nothing about when others may take it: that is when the store can have accepted none for a while.
 
+A lasting lease is nobody's work: it keeps all publishers out until it is broken, whatever becomes of the host that took
+it. Its end is so far away that no version of this publisher takes it for over.
+
 The object is as public as the repository. So it has only the SHA-256 of the session token, which proves whose it is.
 """
 
@@ -40,6 +43,9 @@ LIFETIME = 180
 CLOCK_MARGIN = 60
 """Seconds after its end from which on others may take a lease: for clocks that differ, and for requests that the store
 has taken in time, but is slow to carry out."""
+
+LASTING = 4102444800
+"""The end of lasting leases: 2100-01-01."""
 
 _NOBODY = ""
 """The session of a lease that was broken before others may take it: no token's digest."""
@@ -100,6 +106,11 @@ class LeaseInfo:
         return self.session == _NOBODY and not self.is_released
 
     @property
+    def is_lasting(self) -> bool:
+        """Whether it keeps everybody from publishing until it is broken."""
+        return self.expires >= LASTING and not self.is_released
+
+    @property
     def free_from(self) -> int:
         """The moment from which on somebody else may take the lease, unless it is renewed or released."""
         return self.expires + CLOCK_MARGIN
@@ -119,6 +130,12 @@ class LeaseInfo:
                 f"The lease on {repository} was broken, which {self.holder} took at {utc(self.acquired)}. Until "
                 f"{utc(self.free_from)}, storage may carry out what was being deleted",
                 remedy="Wait until then",
+            )
+        if self.is_lasting:
+            return LeaseHeld(
+                f"{repository} is not published to any more: {self.holder} has a lasting transaction open since "
+                f"{utc(self.acquired)}, as when a repository was moved",
+                remedy=f"Publish where it is now; to go on here, abort it: cvmfs_server abort -f {repository}",
             )
         return LeaseHeld(
             f"{repository} has a transaction open: {self.holder} began it at {utc(self.acquired)}, "
@@ -163,12 +180,14 @@ class Lease:
         transaction: str,
         base_revision: int,
         path: str = "",
+        is_lasting: bool = False,
         clock: Callable[[], float] | None = None,
     ) -> Lease:
         """Take the lease.
 
         :param session: a secret of `new_session`; who knows it can go on with the lease
         :param holder: who takes it, for the messages that others get
+        :param is_lasting: until it is broken. It is not to be renewed
         :raises LeaseHeld: when somebody has it
         """
         tell = clock or store.now
@@ -185,7 +204,7 @@ class Lease:
                 path=path,
                 base_revision=base_revision,
                 acquired=now,
-                expires=now + LIFETIME,
+                expires=LASTING if is_lasting else now + LIFETIME,
                 session=_digest(session),
             )
             if current is None:

@@ -26,7 +26,7 @@ from ...errors import (
 )
 from ...operations.environment import Environment
 from ...operations.template import Template
-from ...operations.transaction import open_transaction
+from ...operations.transaction import open_lasting, open_transaction
 from ...operations.union import is_mountless, why_impossible
 from .. import output
 from ..arguments import add_json, repository_and_path, whole_number
@@ -70,6 +70,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="interactive",
         help="mount nothing; publish --changes and ingest bring the content",
     )
+    kind.add_argument(
+        "--lasting",
+        action="store_true",
+        help="publish nothing in it: keep everybody from publishing, on all hosts, until it is aborted by abort -f; "
+        "for a repository that was moved",
+    )
     add_json(parser)
     parser.add_argument("repository", nargs="?", metavar="FQRN", help="repository name")
 
@@ -100,27 +106,34 @@ def run(options: argparse.Namespace) -> int:
     name, path = repository_and_path(options.repository)
     template = _template(options)
     name = environment.resolve(name)
+    if options.lasting and (path or template is not None):
+        raise UsageError("A lasting transaction is on the whole repository, as it is", remedy="Leave path and -T out")
     settings = environment.settings(name)
     reason = why_impossible()
     is_interactive = not is_mountless(settings) and reason is None
     try:
-        session = open_transaction(
-            environment,
-            name,
-            path,
-            retry_timeout=options.retry_timeout,
-            template=template,
-            interactive=is_interactive if options.interactive is None else options.interactive,
-        )
+        if options.lasting:
+            session = open_lasting(environment, name, retry_timeout=options.retry_timeout)
+        else:
+            session = open_transaction(
+                environment,
+                name,
+                path,
+                retry_timeout=options.retry_timeout,
+                template=template,
+                interactive=is_interactive if options.interactive is None else options.interactive,
+            )
     except tuple(_EXIT_CODES) as error:
         print(f"cvmfs_server transaction: {error}", file=sys.stderr)
         return _EXIT_CODES[type(error)]
-    if options.interactive is None and not is_mountless(settings) and reason is not None:
+    if options.interactive is None and not options.lasting and not is_mountless(settings) and reason is not None:
         print(f"This is a mountless transaction: {reason}.", file=sys.stderr)
     if options.json:
         output.print_json(session.public())
     else:
         copied = f" /{session.cloned} has {session.cloned_entries} copied entries." if session.cloned else ""
         where = f" It can be edited at {session.mount_point}." if session.mount_point else ""
+        if options.lasting:
+            where = f" Nobody can publish until it is aborted: cvmfs_server abort -f {name}."
         print(f"Opened transaction {session.id} on {session.repository}, revision {session.revision}.{copied}{where}")
     return 0
