@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cvmfs_publisher.changes.change_set import Change, ChangeSet, Content, Mode
 from cvmfs_publisher.cli import main
 from cvmfs_publisher.operations.check import CheckReport, check
@@ -339,6 +341,13 @@ def s3_settings(config: S3Config, s3_conf: Path, **settings: str) -> dict[str, s
         "CVMFS_UPSTREAM_STORAGE": f"S3,{s3_conf.parent}/unused,{config.prefix}@{s3_conf}",
         **SMALL_CHUNKS,
     }
+
+
+def times_of_leases(monkeypatch: pytest.MonkeyPatch, lifetime: int, renew_every: float) -> None:
+    """Let leases end fast."""
+    monkeypatch.setattr("cvmfs_publisher.repository.lease.LIFETIME", lifetime)
+    monkeypatch.setattr("cvmfs_publisher.repository.lease.CLOCK_MARGIN", 1)
+    monkeypatch.setattr("cvmfs_publisher.operations.transaction._RENEW_EVERY", renew_every)
 
 
 def mirror(source: Path, base_dir: str = "sw", **options: Any) -> Content:

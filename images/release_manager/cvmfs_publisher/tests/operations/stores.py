@@ -81,6 +81,10 @@ class _Meanwhile(FaultyStore):
         self._before_write(key)
         return super().put_if_match(key, data, version)
 
+    def delete(self, key: str) -> None:
+        self._before_write(f"delete {key}")
+        super().delete(key)
+
     def delete_many(self, keys: Sequence[str], permit: Permit, cancel: Cancellation | None = None) -> bool:
         self._before_write(f"delete {keys[0]}")
         return super().delete_many(keys, permit, cancel)

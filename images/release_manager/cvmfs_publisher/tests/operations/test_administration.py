@@ -9,25 +9,27 @@ import random
 import shutil
 import sqlite3
 import threading
+import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from faults import Fault, FaultyStore
 
-from cvmfs_publisher.errors import CorruptObject, LeaseHeld, PreconditionFailed, StorageError
-from cvmfs_publisher.operations import rmfs as rmfs_module
+from cvmfs_publisher.errors import CorruptObject, LeaseHeld, NotInTransaction, PreconditionFailed, StorageError
+from cvmfs_publisher.operations import sweeper as sweeper_module
 from cvmfs_publisher.operations import transaction as transaction_module
 from cvmfs_publisher.operations.gc import GcOptions, collect
 from cvmfs_publisher.operations.rmfs import rmfs
 from cvmfs_publisher.operations.statistics import STATISTICS_KEY, GcStatistics, record
 from cvmfs_publisher.repository import Lease, Repository, metainfo
-from cvmfs_publisher.repository.lease import CLOCK_MARGIN, LEASE_KEY, break_lease
+from cvmfs_publisher.repository.lease import CLOCK_MARGIN, LEASE_KEY, break_lease, peek
 from cvmfs_publisher.repository.manifest import MANIFEST_KEY
-from cvmfs_publisher.storage import LocalStore
+from cvmfs_publisher.storage import Cancellation, LocalStore, Permit
 from operations.conftest import from_template
-from operations.managers import NAME, SMALL_CHUNKS, ReleaseManager, changes_file, make, merge, mirror
-from operations.stores import FaultyEnvironment
+from operations.managers import NAME, SMALL_CHUNKS, ReleaseManager, changes_file, make, merge, mirror, times_of_leases
+from operations.stores import FaultyEnvironment, MeanwhileEnvironment
 
 # Hooks
 
@@ -498,13 +500,16 @@ def test_an_interrupted_rmfs_can_be_repeated(local: ReleaseManager, tmp_path: Pa
 
 
 def test_a_long_rmfs_keeps_its_lease(local: ReleaseManager, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is renewed while objects are deleted, and before each batch of them."""
+    """It is renewed while objects are deleted."""
     local.ingest(merge(source))
     monkeypatch.setattr(transaction_module, "_RENEW_EVERY", 0.1)
-    environment = FaultyEnvironment(local, [Fault(operations=("delete",), keys="data/*", delay=1)])
+    monkeypatch.setattr(sweeper_module, "_BATCH", 1)
+    environment = FaultyEnvironment(local, [Fault(operations=("delete_many",), keys="data/*", delay=1)])
     rmfs(environment, NAME)
     operations = environment.faulty.operations
-    first = next(index for index, (name, key) in enumerate(operations) if name == "delete" and key.startswith("data/"))
+    first = next(
+        index for index, (name, key) in enumerate(operations) if name == "delete_many" and key.startswith("data/")
+    )
     # The last one gives it back
     assert operations[first:].count(("put_if_match", LEASE_KEY)) > 4
 
@@ -514,24 +519,66 @@ def test_an_rmfs_that_loses_its_lease_deletes_nothing_of_who_has_it(
 ) -> None:
     """Who has slept for long, say: there is another repository meanwhile."""
     local.ingest(merge(source))
-    monkeypatch.setattr(rmfs_module, "_BATCH", 2)
+    monkeypatch.setattr(sweeper_module, "_BATCH", 2)
 
-    def lose(store: LocalStore, key: str) -> None:
+    def lose(store: LocalStore, keys: Sequence[str], permit: Permit, cancel: Cancellation | None = None) -> bool:
         with lock:
-            if key.startswith("data/") and not taken:
+            if keys[0].startswith("data/") and not taken:
                 break_lease(store)
                 local.expire_lease(CLOCK_MARGIN + 1)
                 taken.append(Lease.acquire(store, NAME, session="other", holder="o", transaction="t", base_revision=0))
                 store.put(MANIFEST_KEY, b"of another repository")
-        delete(store, key)
+        return delete(store, keys, permit, cancel)
 
-    delete, taken, lock = LocalStore.delete, list[Lease](), threading.Lock()
-    monkeypatch.setattr(LocalStore, "delete", lose)
+    delete, taken, lock = LocalStore.delete_many, list[Lease](), threading.Lock()
+    monkeypatch.setattr(LocalStore, "delete_many", lose)
     with pytest.raises(LeaseHeld, match="has a transaction open: o began it"):
         rmfs(local.environment, NAME)
     with local.store() as store:
         assert store.exists(MANIFEST_KEY)
         assert len(list(store.list("data/"))) > 3
+
+
+def test_an_rmfs_that_sleeps(manager: ReleaseManager, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lease ends just before a deletion, and when it wakes up, there is another repository."""
+    times_of_leases(monkeypatch, lifetime=2, renew_every=60)
+    monkeypatch.setattr(sweeper_module, "_BATCH", 1)
+    manager.ingest(merge(source))
+    new: list[str] = []
+
+    def sleeps() -> None:
+        time.sleep(4.5)
+        with manager.store() as store:
+            Lease.acquire(store, NAME, session="other", holder="o", transaction="t", base_revision=0)
+            new.extend(info.key for info in store.list("data/"))
+            store.put(MANIFEST_KEY, b"of another repository")
+
+    environment = MeanwhileEnvironment(manager, "delete data/", sleeps)
+    with pytest.raises((NotInTransaction, LeaseHeld)):
+        rmfs(environment, NAME, delete_storage=True)
+    with manager.store() as store:
+        assert new
+        assert {info.key for info in store.list("data/")} == set(new)
+        assert store.exists(MANIFEST_KEY)
+
+
+def test_an_rmfs_that_is_not_certain_of_its_deletions_leaves_the_lease(
+    local: ReleaseManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever makes a repository there has to wait until none can be carried out any more."""
+    delete = LocalStore.delete_many
+
+    def delete_unanswered(store: LocalStore, keys: Sequence[str], permit: Permit, cancel: Cancellation) -> bool:
+        delete(store, keys, permit, cancel)
+        return False
+
+    monkeypatch.setattr(LocalStore, "delete_many", delete_unanswered)
+    monkeypatch.setattr("cvmfs_publisher.operations.rmfs._remove_directories", lambda _: None)
+    result = rmfs(local.environment, NAME, delete_storage=True)
+    assert "So the lease was not given back" in result.warnings[0]
+    lease = peek(LocalStore(tmp_path / "storage"))
+    assert lease is not None
+    assert not lease.is_released
 
 
 def test_an_rmfs_that_is_interrupted_twice_does_not_give_the_lease_back(
@@ -544,7 +591,7 @@ def test_an_rmfs_that_is_interrupted_twice_does_not_give_the_lease_back(
             super().shutdown(*arguments, **options)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(rmfs_module, "ThreadPoolExecutor", Interrupted)
+    monkeypatch.setattr(sweeper_module, "ThreadPoolExecutor", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         rmfs(local.environment, NAME)
     assert not local.state().lease_is_free

@@ -48,7 +48,7 @@ from cvmfs_publisher.repository.reflog import REFLOG_KEY, ReferenceType, Reflog
 from cvmfs_publisher.repository.status import last_time
 from cvmfs_publisher.storage import Permit, S3Config, S3Store, Version
 from operations.conftest import from_template
-from operations.managers import NAME, ReleaseManager, make, mirror, s3_settings
+from operations.managers import NAME, ReleaseManager, make, mirror, s3_settings, times_of_leases
 from operations.reading import below, on_disk, published
 from operations.stores import FaultyEnvironment, MeanwhileEnvironment
 
@@ -189,13 +189,6 @@ def test_what_is_needed_survives_in_a_bucket(s3: ReleaseManager, tmp_path: Path)
 # Meanwhile
 
 
-def times_of_leases(monkeypatch: pytest.MonkeyPatch, lifetime: int, renew_every: float) -> None:
-    """Let leases end fast."""
-    monkeypatch.setattr("cvmfs_publisher.repository.lease.LIFETIME", lifetime)
-    monkeypatch.setattr("cvmfs_publisher.repository.lease.CLOCK_MARGIN", 1)
-    monkeypatch.setattr("cvmfs_publisher.operations.transaction._RENEW_EVERY", renew_every)
-
-
 def with_garbage(manager: ReleaseManager, tmp_path: Path) -> Path:
     """Publish some revisions, and return a source whose content is in the first of them only."""
     collectable(manager)
@@ -296,7 +289,7 @@ def test_a_collection_whose_lease_is_broken(
     manager: ReleaseManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it is deleting cannot be published before it is certain that no deletion comes any more."""
-    monkeypatch.setattr("cvmfs_publisher.operations.gc._BATCH", 1)
+    monkeypatch.setattr("cvmfs_publisher.operations.sweeper._BATCH", 1)
     first = with_garbage(manager, tmp_path)
     other = manager.another("other")
     told: list[str] = []
@@ -330,7 +323,7 @@ def test_a_collection_hears_that_its_lease_was_broken(
     s3: ReleaseManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It does not go on until its last renewal ends."""
-    monkeypatch.setattr("cvmfs_publisher.operations.gc._BATCH", 1)
+    monkeypatch.setattr("cvmfs_publisher.operations.sweeper._BATCH", 1)
     monkeypatch.setattr("cvmfs_publisher.operations.transaction._RENEW_EVERY", 0.05)
     collectable(s3)
     s3.ingest(mirror(make(tmp_path / "many", **{f"f{number}": f"content {number}" for number in range(400)})))
@@ -538,7 +531,7 @@ def abort_quietly(manager: ReleaseManager) -> None:
 
 def test_a_failure_locks_nobody_out(manager: ReleaseManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Deletions that are under way come to their end, and then the lease is given back."""
-    monkeypatch.setattr("cvmfs_publisher.operations.gc._BATCH", 1)
+    monkeypatch.setattr("cvmfs_publisher.operations.sweeper._BATCH", 1)
     with_garbage(manager, tmp_path)
     under_way, told = threading.Event(), []
 
@@ -572,7 +565,7 @@ def test_a_second_interruption_does_not_give_the_lease_back(
             raise KeyboardInterrupt
 
     first = with_garbage(manager, tmp_path)
-    monkeypatch.setattr("cvmfs_publisher.operations.gc.ThreadPoolExecutor", Interrupted)
+    monkeypatch.setattr("cvmfs_publisher.operations.sweeper.ThreadPoolExecutor", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         gc(manager)
     with pytest.raises(LeaseHeld):

@@ -25,10 +25,9 @@ import contextlib
 import datetime
 import itertools
 import re
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -42,28 +41,23 @@ from ..errors import (
     ConfigurationError,
     CorruptObject,
     ObjectNotFound,
-    PreconditionFailed,
     RepositoryError,
     StorageError,
-    UnansweredDeletion,
     UsageError,
 )
 from ..paths import ROOT, display
 from ..repository import Lease, Repository, ServerConfig
-from ..repository.lease import CLOCK_MARGIN, LIFETIME
 from ..repository.reflog import ReferenceType, Reflog
 from ..repository.status import note_time
-from ..storage import Cancellation, ObjectStore
 from .condemned import read_condemned, write_condemned
 from .environment import Environment
 from .reflogs import rebuild_reflog
 from .statistics import GcStatistics, failure_recorded, record
+from .sweeper import UNCERTAIN, Sweeper
 from .transaction import Keeper, open_exclusively
 from .traversal import CatalogTraversal, Found, Visit
 
 LAST_GC = "last_gc"
-_BATCH = 250  # objects per deletion; the store should be done with them well before others may take the lease
-_MOST_WORKERS = 8  # with so many, Ceph deletes fastest
 _WAVE = 50_000  # digests that are gathered before they are looked up and deleted
 _KEY = re.compile(r"data/([0-9a-f]{2})/([0-9a-f]{38}(?:-[a-z0-9]+)?[CHMPX]?)", re.ASCII)
 _AUXILIARY = (ReferenceType.CERTIFICATE, ReferenceType.HISTORY, ReferenceType.METAINFO)
@@ -243,16 +237,13 @@ class _Collection:
         noted, version = read_condemned(store)
         going = {root.hex for root in condemned}
         version = write_condemned(store, noted | going, version)
-        with _Sweeper(self._repository.store, self._lease, count_bytes=count_bytes) as sweeper:
+        with Sweeper(self._repository.store, self._lease, count_bytes=count_bytes) as sweeper:
             self._keeper.on_loss(sweeper.call_off)
             self._sweep(reflog, condemned, sweeper)
         if count_bytes:
             self._report.condemned_bytes = sweeper.bytes
         if not sweeper.is_certain:
-            self._report.warnings.append(
-                "Some deletions were not answered at first. So the lease was not given back, and ends by itself within "
-                f"{(LIFETIME + CLOCK_MARGIN) // 60} minutes"
-            )
+            self._report.warnings.append(UNCERTAIN)
         self._report.warnings += self._repository.commit(
             self._repository.manifest, key, lease=self._lease, reflog=reflog
         )
@@ -325,7 +316,7 @@ class _Collection:
 
     # Sweep
 
-    def _sweep(self, reflog: Reflog, roots: list[ContentHash], sweeper: _Sweeper | _Pretender) -> None:
+    def _sweep(self, reflog: Reflog, roots: list[ContentHash], sweeper: Sweeper | _Pretender) -> None:
         swept = ObjectFilter()
         for depth, catalogs in self._sweep_data(roots, swept, sweeper):
             self._delete(catalogs, sweeper)
@@ -347,7 +338,7 @@ class _Collection:
             reflog.remove(content_hash)
 
     def _sweep_data(
-        self, roots: list[ContentHash], swept: ObjectFilter, sweeper: _Sweeper | _Pretender
+        self, roots: list[ContentHash], swept: ObjectFilter, sweeper: Sweeper | _Pretender
     ) -> Iterator[tuple[int, list[ContentHash]]]:
         """Delete the objects of condemned revisions; then yield their catalogs, deepest first."""
         wave: dict[tuple[HashAlgorithm, HashSuffix], list[bytes]] = {}
@@ -407,7 +398,7 @@ class _Collection:
         named = (manifest.certificate, manifest.history, manifest.meta_info)
         return [content_hash for content_hash in named if content_hash is not None]
 
-    def _sweep_orphans(self, before: int, swept: ObjectFilter, sweeper: _Sweeper | _Pretender) -> None:
+    def _sweep_orphans(self, before: int, swept: ObjectFilter, sweeper: Sweeper | _Pretender) -> None:
         """Delete old objects that neither a preserved nor a condemned revision names, found by listing the store."""
         store = self._repository.store
         catalogs: list[ContentHash] = []
@@ -439,7 +430,7 @@ class _Collection:
         sweeper.wait()
         self._delete(catalogs, sweeper)
 
-    def _delete(self, objects: Iterable[ContentHash], sweeper: _Sweeper | _Pretender) -> None:
+    def _delete(self, objects: Iterable[ContentHash], sweeper: Sweeper | _Pretender) -> None:
         for content_hash in objects:
             self._report.condemned_objects += 1
             if self._tell is not None:
@@ -457,128 +448,6 @@ class _Pretender:
 
     def wait(self) -> None:
         """Nothing is under way."""
-
-
-class _Sweeper:
-    """Deletes objects, many at a time, for as long as a lease lasts.
-
-    Lets the lease lapse unless it is certain that no deletion is under way any more.
-
-    :param count_bytes: ask for the size of each data object first
-    :ivar bytes: of the data objects that are gone, if they are counted
-    """
-
-    def __init__(self, store: ObjectStore, lease: Lease, *, count_bytes: bool) -> None:
-        self._store = store
-        self._count_bytes = count_bytes
-        self._lock = threading.Lock()
-        self._at_rest = threading.Condition(self._lock)
-        self._under_way = 0
-        self._is_over = False
-        self.bytes = 0
-        self._lease = lease
-        self._cancel = Cancellation()
-        self._workers = min(store.concurrency, _MOST_WORKERS)
-        self._room = threading.BoundedSemaphore(2 * self._workers)
-        self._batch: list[str] = []
-        self._running: list[Future[None]] = []
-        self._error: BaseException | None = None
-        self.is_certain = True
-
-    def __enter__(self) -> _Sweeper:
-        self._pool = ThreadPoolExecutor(self._workers)
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        # What is under way takes seconds, unless storage is in trouble. Who interrupts does not wait.
-        if isinstance(error, StorageError) or not isinstance(error, Exception | None):
-            self._cancel.set()
-        try:
-            self._pool.shutdown(cancel_futures=True)
-            # The pool knows no thread during whose start it was interrupted
-            with self._lock:
-                self._is_over = True
-                while self._under_way:
-                    self._at_rest.wait()
-        except BaseException:  # who interrupts again
-            self.is_certain = False
-            raise
-        finally:
-            if not self.is_certain:
-                self._lease.lapse()
-
-    def delete(self, key: str) -> None:
-        """Delete an object soon.
-
-        :raises StorageError: when an earlier deletion failed
-        """
-        self._batch.append(key)
-        if len(self._batch) >= _BATCH:
-            self._send()
-
-    def wait(self) -> None:
-        """Return when all objects so far are gone.
-
-        :raises StorageError: when that failed
-        """
-        self._send()
-        for future in self._running:
-            future.result()
-        self._running.clear()
-
-    def call_off(self, error: BaseException) -> None:
-        """Break off what is under way, and delete no more; who wants that gets `error`."""
-        self._error = error
-        self._cancel.set()
-
-    def _send(self) -> None:
-        if not self._batch:
-            return
-        self._room.acquire()
-        for future in [future for future in self._running if future.done()]:
-            future.result()
-            self._running.remove(future)
-        batch, self._batch = self._batch, []
-        self._running.append(self._pool.submit(self._delete, batch))
-
-    def _delete(self, keys: list[str]) -> None:
-        with self._lock:
-            if self._is_over:
-                return
-            self._under_way += 1
-        try:
-            self._delete_now(keys)
-        finally:
-            with self._lock:
-                self._under_way -= 1
-                self._at_rest.notify_all()
-
-    def _delete_now(self, keys: list[str]) -> None:
-        try:
-            if self._error is not None:
-                raise self._error
-            size = sum(self._store.size(key) or 0 for key in keys if key[-1] not in "CHMX") if self._count_bytes else 0
-            while True:
-                permit = self._lease.permit()
-                try:
-                    if not self._store.delete_many(keys, permit, self._cancel):
-                        self.is_certain = False
-                    with self._lock:
-                        self.bytes += size
-                    return
-                except PreconditionFailed as error:
-                    if isinstance(error, UnansweredDeletion):
-                        self.is_certain = False
-                    # Its end may have come before it was renewed in the background. If it is lost, this says so.
-                    self._lease.renew()
-        except BaseException as error:
-            self.is_certain = False
-            self._cancel.set()
-            if self._error not in (None, error):
-                raise self._error from error
-            raise
-        finally:
-            self._room.release()
 
 
 class _DeletionLog:

@@ -4,17 +4,15 @@
 A repository's state is in its storage. What is here, configuration, keys and spool, can be made again, all but a
 master key that is nowhere else. As upstream, a directory that a repository is kept in goes unless `preserve` is set,
 and a bucket stays; `delete_storage` empties that, too. The manifest goes first, so that nobody reads half a repository,
-and a publisher that is still at work cannot commit any more.
+and a publisher that is still at work cannot commit any more. All deletions are such as the store refuses once the lease
+has ended: there may be another repository then.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +24,11 @@ from ..repository.whitelist import WHITELIST_KEY
 from ..storage import ObjectStore
 from .environment import Environment
 from .server_info import withdraw
-from .transaction import exclusive, require_no_transaction
+from .sweeper import UNCERTAIN, Sweeper
+from .transaction import Keeper, exclusive, require_no_transaction
 
 _KEY_KINDS = ("masterkey", "pub", "key", "crt", "gw")
 _FIRST = (MANIFEST_KEY, WHITELIST_KEY)
-_BATCH = 1000  # objects that are listed before they are deleted
 _PROVIDED = (errno.EROFS, errno.EBUSY)  # what removing a file says that is mounted from elsewhere
 
 
@@ -69,9 +67,13 @@ def rmfs(environment: Environment, name: str, *, preserve: bool = False, delete_
     if deletes_storage(settings, preserve=preserve, delete_storage=delete_storage):
         _refuse_whole_bucket(settings)
         with contextlib.closing(environment.store(settings)) as store:
-            with exclusive(environment, settings, store) as lease:
-                objects = _empty(store, name, lease)
-            store.delete(LEASE_KEY)
+            keeper = Keeper()
+            with exclusive(environment, settings, store, keeper) as lease:
+                objects, is_certain = _empty(store, name, lease, keeper)
+            if is_certain:
+                store.delete(LEASE_KEY)
+            else:
+                warnings.append(UNCERTAIN)
         warnings += withdraw(environment, settings)
         _remove_directories(settings)
     else:
@@ -97,8 +99,8 @@ def _refuse_whole_bucket(settings: ServerConfig) -> None:
         )
 
 
-def _empty(store: ObjectStore, name: str, lease: Lease) -> int:
-    """Delete all objects but the lease, and return how many.
+def _empty(store: ObjectStore, name: str, lease: Lease, keeper: Keeper) -> tuple[int, bool]:
+    """Delete all objects but the lease, and return how many, and whether no deletion can be under way any more.
 
     :raises LeaseHeld, NotInTransaction: when the lease is lost: there may be another repository soon
     """
@@ -115,33 +117,19 @@ def _empty(store: ObjectStore, name: str, lease: Lease) -> int:
             f"The objects of {name} cannot be listed in {store.describe()}: the bucket has no index",
             remedy="Delete the bucket, or the objects by the storage's own means; nothing was deleted",
         )
-    count = 0
-    for key in _FIRST:
-        count += store.exists(key)
-        store.delete(key)
-    keys = (info.key for info in store.list("") if info.key != LEASE_KEY)
-    pool = ThreadPoolExecutor(store.concurrency, thread_name_prefix="delete")
-    try:
-        for batch in _batches(keys):
-            lease.renew()
-            count += len(list(pool.map(store.delete, batch)))
-        pool.shutdown()
-    except BaseException as error:
-        # Who interrupts does not know what is still under way; whoever comes next has to wait for its end
-        if not isinstance(error, Exception):
-            lease.lapse()
-        try:
-            pool.shutdown(cancel_futures=True)
-        except BaseException:
-            lease.lapse()
-            raise
-        raise
-    return count
-
-
-def _batches(keys: Iterator[str]) -> Iterator[list[str]]:
-    while batch := list(itertools.islice(keys, _BATCH)):
-        yield batch
+    with Sweeper(store, lease) as sweeper:
+        keeper.on_loss(sweeper.call_off)
+        first = [key for key in _FIRST if store.exists(key)]
+        for key in first:
+            sweeper.delete(key)
+            sweeper.wait()
+        count = len(first)
+        for info in store.list(""):
+            if info.key != LEASE_KEY:
+                sweeper.delete(info.key)
+                count += 1
+        sweeper.wait()
+    return count, sweeper.is_certain
 
 
 def _remove_directories(settings: ServerConfig) -> None:
