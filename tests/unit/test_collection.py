@@ -87,13 +87,29 @@ def _tasks_with_variables(items: list[dict], variables: dict) -> Iterator[tuple[
             yield from _tasks_with_variables(item.get(part) or [], known)
 
 
+def _variables_of_includes(path: pathlib.Path) -> dict:
+    """The variables that each include of a role's tasks sets for them."""
+    found = [
+        variables
+        for other in path.parent.glob("*.yml")
+        for task, variables in _tasks_with_variables(yaml.safe_load(other.read_text()) or [], {})
+        if task.get("ansible.builtin.include_tasks") == path.name
+    ]
+    return (
+        {name: value for name, value in found[0].items() if all(each.get(name) == value for each in found)}
+        if found
+        else {}
+    )
+
+
 def test_secrets_that_are_arguments_do_not_touch_the_hosts_disk() -> None:
     secrets = _secret_arguments()
     assert {"secret_key", "admin_secret_key", "value", "source_s3_config"} <= secrets
     found = []
     for path in [*ROOT.glob("playbooks/**/*.yml"), *ROOT.glob("roles/*/tasks/*.yml")]:
         content = yaml.safe_load(path.read_text())
-        for task, variables in _tasks_with_variables(content if isinstance(content, list) else [], {}):
+        known = _variables_of_includes(path) if path.parent.name == "tasks" else {}
+        for task, variables in _tasks_with_variables(content if isinstance(content, list) else [], known):
             modules = [name for name in task if name.startswith("cvmfs.publishing.")]
             if any(secrets.intersection(task[name] or {}) for name in modules):
                 found.append(task["name"])
