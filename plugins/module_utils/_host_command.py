@@ -190,8 +190,8 @@ def _sources(release_manager, paths):
                 "No container may see the whole host, which / is",
                 remedy="Change to another directory, or use --source with one.",
             )
-        if Person.of_process() is not None:
-            release_manager.require_harmless(source)
+    if sources and Person.of_process() is not None:
+        release_manager.require_harmless(sources)
     return sources
 
 

@@ -440,9 +440,9 @@ class ReleaseManager:
                 self.engine.stop(name=self.template.name)
                 raise
 
-    def require_harmless(self, source):
-        """Raise PublishingError if people in a container could reach the engine, or its user's home, by `source`."""
-        require_harmless(source, closed=[*self.engine.places(), pwd.getpwuid(self.engine.uid).pw_dir])
+    def require_harmless(self, sources):
+        """Raise PublishingError if people in a container could reach the engine, or its user's home, by `sources`."""
+        require_harmless(sources, closed=[*self.engine.places(), pwd.getpwuid(self.engine.uid).pw_dir])
 
     def _require_same(self, sources):
         """Raise PublishingError if the container sees other files than those that are at `sources`, without any link.

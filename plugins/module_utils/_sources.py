@@ -21,11 +21,17 @@ UNTOLD = "\ufffd"
 _SYSTEM = ("/dev", "/proc", "/run", "/sys")
 
 
-def require_harmless(path, *, closed):
-    """Raise PublishingError if `path`, which is absolute, has one of the directories `closed` in it, or is in one."""
+def require_harmless(paths, *, closed):
+    """Raise PublishingError if one of `paths`, which are absolute, has a directory `closed` in it, or is in one."""
+    places = list(map(os.path.realpath, (*_SYSTEM, *closed)))
+    for path in paths:
+        _require_outside(path, places)
+
+
+def _require_outside(path, places):
     if UNTOLD in path or path != path.encode("utf-8", "replace").decode("utf-8"):
         raise PublishingError(f"The name of the source {path!r} is not UTF-8", remedy="Rename it.")
-    for place in map(os.path.realpath, (*_SYSTEM, *closed)):
+    for place in places:
         if os.path.commonpath([path, place]) in (path, place):
             where = "has in it" if place.startswith(path) else "is in"
             raise PublishingError(
