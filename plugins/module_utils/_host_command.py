@@ -11,7 +11,6 @@ modules do, and respects their transactions as they do its own.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import os
@@ -233,8 +232,9 @@ def _describe(release_manager):
     """Return what is known about a repository. Storage that is down must not hide what is open here."""
     facts = dict.fromkeys(("revision", "published", "whitelist_expires", "whitelist_expired", "lease", "error"))
     with release_manager.lock():
-        facts["transaction"], has_container = release_manager.look()
-    facts["interrupted"] = facts["transaction"] is None and has_container
+        look = release_manager.look()
+    facts["transaction"] = look.transaction
+    facts["interrupted"] = look.transaction is None and look.has_container
     try:
         published = release_manager.published()
         manifest, lease = published.manifest(), published.lease()
@@ -288,14 +288,7 @@ def _abort(options):
         question = f"All that was changed in the transaction on {fqrn} will be lost. Sure (yes, no)? "
         if not options.force and _ask(question) != "yes":
             return 1
-        # One that was interrupted can give its lease back, if it starts again.
-        with contextlib.suppress(PublishingError):
-            release_manager.resume()
-        with release_manager.lock():
-            current = None
-            with contextlib.suppress(PublishingError):
-                current = release_manager.open_transaction()
-            release_manager.drop(current)
+        release_manager.abandon()
         _say(f"Aborted the transaction on {fqrn}.")
         return 0
     lease = release_manager.published().lease()

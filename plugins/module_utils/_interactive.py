@@ -115,11 +115,10 @@ class Workplace:
 
     def _is_open(self):
         with self._release_manager.lock():
-            current = self._release_manager.open_transaction()
-            was_interrupted = current is None and self._release_manager.was_interrupted()
-        if current is not None and current["id"] == self._transaction["id"]:
+            look = self._release_manager.look()
+        if look.transaction is not None and look.transaction["id"] == self._transaction["id"]:
             return True
-        if was_interrupted:
+        if look.was_interrupted:
             self._say(
                 f"The container of a transaction on {self._fqrn} has been interrupted. Go on with it: "
                 f"cvmfs-release-manager attach {self._fqrn}"

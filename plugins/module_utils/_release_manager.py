@@ -22,6 +22,7 @@ import pwd
 import secrets
 import shlex
 import time
+import typing
 
 from ansible_collections.cvmfs.publishing.plugins.module_utils._cvmfs_server import CvmfsServer
 from ansible_collections.cvmfs.publishing.plugins.module_utils._engine import (
@@ -398,12 +399,12 @@ class ReleaseManager:
 
         Hold the lock, or somebody may remove the container meanwhile, which is an error.
         """
-        return self.look()[0]
+        return self.look().transaction
 
     def look(self):
-        """Return what `open_transaction` does, and whether there is a container, running or not; of one moment."""
+        """Return what there is of the container, as a :class:`Look`. As for `open_transaction`, hold the lock."""
         state = self.engine.inspect(name=self.template.name)
-        return self._transaction_in(state), state is not None
+        return Look(self._transaction_in(state), state is not None, _was_interrupted(state))
 
     def _transaction_in(self, state):
         if state is None or not state["State"]["Running"]:
@@ -417,16 +418,33 @@ class ReleaseManager:
         After a power cut, the container's scratch volume has what was written in the transaction.
         """
         with self.lock():
+            return self._resume(self.engine.inspect(name=self.template.name))
+
+    def _resume(self, state):
+        if state is None or state["State"]["Running"]:
+            return self._transaction_in(state)
+        self._restart(state)
+        current = self.open_transaction()
+        if current is None:
+            self.remove_container()
+        elif current["mount_point"]:
+            self.server().mount()
+        return current
+
+    def abandon(self):
+        """Drop the transaction that is open in the container, or was interrupted there, with all that was changed.
+
+        The container is started again if it has ended: then it can give the lease back.
+        """
+        with self.lock():
             state = self.engine.inspect(name=self.template.name)
-            has_ended = state is not None and not state["State"]["Running"]
-            if has_ended:
-                self._restart(state)
-            current = self.open_transaction()
-            if has_ended and current is None:
-                self.remove_container()
-            elif has_ended and current["mount_point"]:
-                self.server().mount()
-            return current
+            current = None
+            try:
+                current = self._resume(state)
+            except PublishingError:
+                with contextlib.suppress(PublishingError):
+                    current = self.open_transaction()
+            self.drop(current)
 
     def _restart(self, state):
         """Start the container `state` again, with what it was shown before and nothing else."""
@@ -498,10 +516,6 @@ class ReleaseManager:
                 f"abort {self.fqrn}",
             )
 
-    def was_interrupted(self):
-        """Whether the container has ended while the repository was edited in place."""
-        return _was_interrupted(self.engine.inspect(name=self.template.name))
-
     def broken_lease(self, lease):
         """Return a warning that a lease is broken already."""
         return (
@@ -521,7 +535,7 @@ class ReleaseManager:
 
         The lease says which one it was, for as long as there is one. Hold the lock. PublishingError.
         """
-        if not self.was_interrupted() or self._has_lease(but):
+        if not self.look().was_interrupted or self._has_lease(but):
             return None
         return (
             f"A transaction on {self.fqrn} that was edited in place has been interrupted on this host. It may not be "
@@ -563,6 +577,18 @@ class ReleaseManager:
         if self.upstream_version is not None:
             return UpstreamServer(version=self.upstream_version, **options)
         return CvmfsServer(**options)
+
+
+class Look(typing.NamedTuple):
+    """What there is of a container at one moment.
+
+    `transaction` is the public description of the one that is open in it, or None; `has_container` says whether there
+    is a container, running or not; `was_interrupted` whether it has ended while the repository was edited in place.
+    """
+
+    transaction: dict
+    has_container: bool
+    was_interrupted: bool
 
 
 def _was_interrupted(state):
