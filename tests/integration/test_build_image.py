@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
+import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 
@@ -67,10 +70,15 @@ def named(site: Site, image: str) -> list[str]:
 
 def test_build(site: Site, image: str, source: pathlib.Path) -> None:
     collection = site.directory / "collections/ansible_collections/cvmfs/publishing"
+    left, of_now = (pathlib.Path(tempfile.mkdtemp(dir="/var/tmp", prefix="cvmfs-image-")) for _ in range(2))
+    a_day_ago = time.time() - 86500
+    os.utime(left, (a_day_ago, a_day_ago))
     assert not collection.is_symlink()
     assert site.play("site", "--check").expect().changed > 0
     assert identity(site, image) == ""
     site.play("site").expect()
+    assert (left.exists(), of_now.exists()) == (False, True)
+    of_now.rmdir()
     first = identity(site, image)
     assert site.play("site").expect().changed == 0
     site.publish(source, "sw").expect()
