@@ -11,7 +11,9 @@ import dataclasses
 import json
 import pathlib
 import re
+import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,8 +21,8 @@ import pytest
 import yaml
 
 from . import breaking_off
-from .conftest import ROOT, Site, running_site
-from .hosts import free_port, start_host
+from .conftest import Site, running_site
+from .hosts import CONNECTION, free_port, on_host, start_host
 from .plays import secret_names
 from .test_private_ca import Authority
 
@@ -38,12 +40,17 @@ class Role:
     def __call__(self, after: int, **variables: Any) -> breaking_off.Run:
         """Run it. What is called otherwise in every site does not count where runs are compared."""
         playbook = self.site.directory / f"{self.name}.yml"
-        playbook.write_text(json.dumps([{"hosts": self.group, "roles": [f"cvmfs.publishing.{self.name}"]}]))
+        playbook.write_text(json.dumps([{"hosts": self.group, "gather_facts": False, **self.work}]))
         command = ["ansible-playbook", "-i", "inventory.yml", str(playbook), "--extra-vars", json.dumps(variables)]
         directory, environment = self.site.directory, self.site.environment
         run = breaking_off.run(command, directory=directory, environment=environment, after=after)
         own = re.compile(f"{re.escape(self.site.repository)}|{re.escape(str(directory))}")
         return dataclasses.replace(run, changes=[own.sub("OWN", change) for change in run.changes])
+
+    @property
+    def work(self) -> dict[str, Any]:
+        """What the play does."""
+        return {"roles": [f"cvmfs.publishing.{self.name}"]}
 
     def absent(self, after: int) -> breaking_off.Run:
         """Take away what it has done."""
@@ -129,6 +136,7 @@ def test_release_manager_changes(usual: Site, site: Site, source: pathlib.Path) 
 def test_release_manager_goes(usual: Site, site: Site) -> None:
     for each in (usual, site):  # with a signing service, which has to go as well
         configure(each, signing_service=True)
+        storage(each)(0).expect()
         release_manager(each)(0).expect()
     expected = release_manager(usual).absent(0).expect().changes
     assert len(expected) >= 5  # the service, secrets, configuration, all configuration, the command
@@ -138,6 +146,20 @@ def test_release_manager_goes(usual: Site, site: Site) -> None:
         assert not each.config.exists()
         assert not each.command.exists()
         assert each.repository not in each.engine_command("ps", "--all", "--format", "{{.Names}}")
+
+
+def test_release_manager_goes_after_a_change_that_was_broken_off(site: Site) -> None:
+    """The signing service was to go, and the modules no longer know of it."""
+    configure(site, signing_service=True)
+    storage(site)(0).expect()
+    release_manager(site)(0).expect()
+    configure(site)
+    while "Tell the modules" not in "".join(release_manager(site)(1).expect(-signal.SIGKILL).changes):
+        pass
+    names = ("ps", "--all", "--format", "{{.Names}}")
+    assert f"cvmfs_signer-{site.repository}" in site.engine_command(*names).split()
+    release_manager(site).absent(0).expect()
+    assert site.repository not in site.engine_command(*names)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +174,14 @@ class Frontend(Role):
             return connection.connect_ex(("127.0.0.1", self.port)) == 0
 
 
+def site_of(host: str, directory: pathlib.Path, variables: dict[str, Any]) -> Site:
+    """Return a site of one such host."""
+    site = Site.without_storage(directory)
+    inventory = {"all": {"hosts": {host: {**CONNECTION, **variables}}}}
+    (directory / "inventory.yml").write_text(yaml.safe_dump(inventory))
+    return site
+
+
 @pytest.fixture(scope="module")
 def frontends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Frontend]]:
     authority = Authority(tmp_path_factory.mktemp("authority"))
@@ -159,22 +189,13 @@ def frontends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Fronten
     with contextlib.ExitStack() as stack:
         for kind in ("usual", "broken-off"):
             name, directory, port = start_host(stack, kind), tmp_path_factory.mktemp(kind), free_port()
-            link = directory / "collections" / "ansible_collections" / "cvmfs" / "publishing"
-            link.parent.mkdir(parents=True)
-            link.symlink_to(ROOT)
             s3 = {"endpoint": "https://127.0.0.1:1", "bucket": "software", "ca_path": str(authority.certificate)}
             variables = {
-                "ansible_connection": "containers.podman.podman",
-                "ansible_python_interpreter": "/usr/bin/python3",
                 "stratum0_frontend_addresses": ["127.0.0.1"],
                 "stratum0_frontend_port": port,
                 "cvmfs_repositories": {"software.example.org": {"s3": s3}},
             }
-            inventory = {"stratum0_frontends": {"hosts": {name: variables}}}
-            (directory / "inventory.yml").write_text(yaml.safe_dump(inventory))
-            (directory / "ansible.cfg").touch()
-            site = Site(directory, "software.example.org", "podman", s3["endpoint"])
-            found.append(Frontend(site, "stratum0_frontend", name, port))
+            found.append(Frontend(site_of(name, directory, variables), "stratum0_frontend", name, port))
         yield found
 
 
@@ -184,3 +205,108 @@ def test_frontend(frontends: list[Frontend]) -> None:
     assert len(expected) >= 5  # welcome page, directory, authorities, configuration, nginx
     assert breaking_off.lost(expected, breaking_off.step_by_step(frontend)) == []
     assert frontend.is_served()
+
+
+def test_frontend_goes(frontends: list[Frontend]) -> None:
+    for each in frontends:
+        each(0).expect()
+        assert each.is_served()
+    usual, frontend = frontends
+    expected = usual.absent(0).expect().changes
+    assert len(expected) >= 3  # configuration, nginx, authorities
+    assert breaking_off.lost(expected, breaking_off.step_by_step(frontend.absent)) == []
+    assert not usual.is_served()
+    assert not frontend.is_served()
+    on_host(frontend.group, "systemctl", "stop", "nginx")
+    on_host(frontend.group, "mkdir", "/etc/nginx/cvmfs-stratum0")
+    frontend.absent(0).expect()
+    assert on_host(frontend.group, "systemctl", "show", "--property=ActiveState", "nginx") == "ActiveState=inactive\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Manager(Role):
+    """The role on a host with systemd and sshd: all of it but for what needs an engine and storage."""
+
+    port: int
+
+    @property
+    def work(self) -> dict[str, Any]:
+        parts = ("preflight", "ssh", "signers", "schedules", "oidc_schedule")
+        return {
+            "tasks": [
+                {"ansible.builtin.include_role": {"name": "cvmfs.publishing.release_manager", "tasks_from": part}}
+                for part in parts
+            ]
+        }
+
+    def absent(self, after: int) -> breaking_off.Run:
+        """Take everything away, by the whole role."""
+        return Role(self.site, self.name, self.group).absent(after)
+
+    def lets_in(self) -> bool:
+        """Whether somebody gets in by a key of the account's own, which sshd is told to refuse, as it runs."""
+        options = ["-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes", "-i", "/root/key", "-p", str(self.port)]
+        command = ["podman", "exec", self.group, "ssh", *options, "team@127.0.0.1", "true"]
+        return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+    def units(self) -> str:
+        """What systemd knows of the role's units, and files of them."""
+        units = "systemctl list-units --all --plain --no-legend 'cvmfs-*'"
+        return on_host(self.group, "sh", "-c", f"{units}; find /etc/systemd /var/lib/systemd -name '*cvmfs*'")
+
+
+@pytest.fixture(scope="module")
+def managers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Manager]]:
+    """Hosts with an account that people log in to already, by a key."""
+    repository = {
+        "s3": {"endpoint": "http://127.0.0.1:9", "bucket": "b"},
+        "permissions": {},
+        "signing_service": True,
+        "schedules": {"gc": "yearly"},
+    }
+    issuer = {"issuer": "https://127.0.0.1:9", "audience": "x", "names": {"team": {"sub": "x"}}}
+    # The command that units call: the signing service runs, and all else fails.
+    script = """
+        ssh-keygen -q -t ed25519 -N '' -f /root/key
+        useradd --create-home --password '*' --shell /bin/sh team
+        install -d -o team -m 0700 /home/team/.ssh
+        install -o team -m 0600 /root/key.pub /home/team/.ssh/authorized_keys
+        printf '#!/bin/sh\n[ "$1" = signer ]\n' >/usr/local/bin/cvmfs-release-manager
+        chmod 0755 /usr/local/bin/cvmfs-release-manager
+        echo ListenAddress 127.0.0.1:{port} >/etc/ssh/sshd_config.d/site.conf
+        systemctl start ssh
+    """
+    found = []
+    with contextlib.ExitStack() as stack:
+        for kind in ("usual", "broken-off"):
+            name, directory, port = start_host(stack, kind), tmp_path_factory.mktemp(kind), free_port()
+            on_host(name, "sh", "-ec", script.format(port=port))
+            variables = {
+                "cvmfs_repositories": {"software.example.org": repository},
+                "release_manager_ssh_accounts": {"team": ["team"]},
+                "release_manager_ssh_ca_keys": [on_host(name, "cat", "/root/key.pub").strip()],
+                "release_manager_oidc": [issuer],
+                "release_manager_oidc_schedule": "yearly",
+            }
+            found.append(Manager(site_of(name, directory, variables), "release_manager", name, port))
+        yield found
+
+
+def test_logins_timers_and_services_go(managers: list[Manager]) -> None:
+    usual, manager = managers
+    for each in managers:
+        assert each.lets_in()
+        each(0).expect()
+        assert not each.lets_in()
+        units = each.units()
+        for name in ("cvmfs-gc@", "cvmfs-oidc-keys.timer", "cvmfs-signer@"):
+            assert name in units
+        for service in ("cvmfs-oidc-keys.service", "cvmfs-gc@software.example.org.service"):
+            with pytest.raises(subprocess.CalledProcessError):
+                on_host(each.group, "systemctl", "start", service)
+    expected = usual.absent(0).expect().changes
+    assert len(expected) >= 12  # sshd, what it read, timers, their stamps and services, the command
+    assert breaking_off.lost(expected, breaking_off.step_by_step(manager.absent)) == []
+    for each in managers:
+        assert each.units() == ""
+        assert each.lets_in()

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from . import breaking_off
 from .conftest import Run, Site, running_site
 from .hosts import free_port, on_host, play_on, start_host
 
@@ -50,6 +51,16 @@ class Monitoring:
             **variables,
         }
         return play_on(self.site, "monitoring", {self.host: {}}, *options, **common)
+
+    def break_off(self, state: str) -> None:
+        """Break off each run for this host after its first change, as the one before has configured it."""
+        inventories = ["-i", "inventory.yml", "-i", "monitoring.yml", "--limit", "monitoring"]
+        variables = ["--extra-vars", json.dumps({"monitoring_state": state})]
+        command = ["ansible-playbook", *inventories, "cvmfs.publishing.site", *variables]
+        directory, environment = self.site.directory, self.site.environment
+        breaking_off.step_by_step(
+            lambda after: breaking_off.run(command, directory=directory, environment=environment, after=after)
+        )
 
     def expect_no_change(self, *options: str, **variables: Any) -> None:
         """Run the playbook, which is to change nothing."""
@@ -139,8 +150,14 @@ def test_what_a_broken_off_run_has_written_takes_effect(monitoring: Monitoring) 
 def test_it_is_taken_away_again(monitoring: Monitoring) -> None:
     assert monitoring.configure("--check", monitoring_state="absent").expect().changed > 0
     assert "cvmfs-metrics.timer" in on_host(monitoring.host, "systemctl", "list-units", "--no-pager")
-    monitoring.configure(monitoring_state="absent").expect()
+    service = "/etc/systemd/system/cvmfs-metrics.service"
+    on_host(monitoring.host, "sed", "-i", "s,^ExecStart=.*,ExecStart=/bin/false,", service)
+    on_host(monitoring.host, "sh", "-c", "systemctl daemon-reload; ! systemctl start cvmfs-metrics.service")
+    monitoring.break_off("absent")
     assert "cvmfs" not in on_host(monitoring.host, "systemctl", "list-units", "--all", "--no-pager")
+    for port in (monitoring.exporter, monitoring.prometheus):
+        with pytest.raises(OSError, match="refused"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/")
     places = ["/etc", "/usr/local", "/var/lib"]
     assert on_host(monitoring.host, "find", *places, "-xdev", "-iname", "*cvmfs*") == ""
     monitoring.expect_no_change(monitoring_state="absent")

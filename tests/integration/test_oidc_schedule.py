@@ -20,6 +20,9 @@ pytestmark = pytest.mark.extended
 
 UNITS = "/etc/systemd/system/cvmfs-oidc-keys.*"
 KEYS = "/etc/cvmfs-publishing/oidc-keys.json"
+SCHEDULE = (
+    "{{ 'oidc_schedule' if release_manager_oidc and release_manager_oidc_schedule else 'oidc_schedule_absent' }}.yml"
+)
 TIMER, SERVICE = "cvmfs-oidc-keys.timer", "cvmfs-oidc-keys.service"
 
 
@@ -28,7 +31,7 @@ class Host:
 
     def __init__(self, directory: pathlib.Path, name: str, issuer: Issuer) -> None:
         self.site = Site.without_storage(directory)
-        self.play = write_play(directory, "preflight", "command", "oidc", "oidc_schedule")
+        self.play = write_play(directory, "preflight", "command", "oidc", SCHEDULE)
         self.name, self.issuer = name, issuer
         place = f"{name}:/usr/local/share/ca-certificates/issuer.crt"
         subprocess.run(["podman", "cp", issuer.certificate, place], check=True)

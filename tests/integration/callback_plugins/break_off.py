@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -40,12 +41,16 @@ class CallbackModule(CallbackBase):
         self._left -= 1
         if self._left == 0:
             for process in [*_descendants(os.getpid()), os.getpid()]:
-                os.kill(process, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+                    os.kill(process, signal.SIGKILL)
 
 
 def _descendants(process: int) -> Iterator[int]:
     """Ansible's workers, and what they have started."""
-    for task in pathlib.Path(f"/proc/{process}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            yield int(child)  # before its children: it starts no more
-            yield from _descendants(int(child))
+    children = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended by itself
+        for task in pathlib.Path(f"/proc/{process}/task").iterdir():
+            children += (task / "children").read_text().split()
+    for child in children:
+        yield int(child)  # before its children: it starts no more
+        yield from _descendants(int(child))
