@@ -326,7 +326,7 @@ def _oidc_keys(options):
     """Fetch keys. Whoever asks for it, they are those of issuers that the role trusts."""
     errors = fetch_keys(options.config_dir)
     for error in errors:
-        sys.stderr.write(f"{PROGRAM}: {error}\n")
+        sys.stderr.write(f"{PROGRAM}: {error} Until then, the keys that the host has stay.\n")
     return 1 if errors else 0
 
 

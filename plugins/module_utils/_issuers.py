@@ -38,15 +38,40 @@ def fetch_keys(config_dir):
 
     Return the errors of the others. PublishingError.
     """
-    fetched, errors = {}, []
-    for entry in _issuers(config_dir):
-        if not entry.get("jwks"):
-            try:
-                fetched[entry["issuer"]] = _fetch(issuer=entry["issuer"], url=entry.get("jwks_url"))
-            except PublishingError as error:
-                errors.append(error)
-    _keep(path=_keys_path(config_dir), fetched=fetched)
-    return errors
+    issuers = [entry for entry in _issuers(config_dir) if not entry.get("jwks")]
+    fetched, errors = fetch({entry["issuer"]: entry.get("jwks_url") for entry in issuers})
+    current = _read(_keys_path(config_dir), dict)
+    if any(current.get(issuer) != keys for issuer, keys in fetched.items()):
+        keep_keys(config_dir, {**current, **fetched})
+    return list(errors.values())
+
+
+def fetch(issuers):
+    """Fetch the keys of `issuers`, URLs with those of their keys, or None if an issuer itself says where these are.
+
+    Return JWK sets, and the errors of issuers whose keys are not to be had, each by the issuer's URL.
+    """
+    fetched, errors = {}, {}
+    for issuer, url in issuers.items():
+        try:
+            fetched[issuer] = _fetch(issuer=issuer, url=url)
+        except PublishingError as error:
+            errors[issuer] = error
+    return fetched, errors
+
+
+def kept_keys(config_dir):
+    """Return the JWK sets that were fetched before, by issuer. None if there is no file, or it is damaged."""
+    try:
+        return _read(_keys_path(config_dir), dict)
+    except PublishingError:
+        return None
+
+
+def key_names(keys):
+    """Return what the keys of a JWK set are called, as one line; nothing if it is no set with keys."""
+    found = keys.get("keys") if isinstance(keys, dict) else None
+    return ", ".join(str(key.get("kid")) for key in found) if _is_set(found) else ""
 
 
 def _keys_path(config_dir):
@@ -85,9 +110,13 @@ def _fetch(*, issuer, url):
         url = configuration.get("jwks_uri")
     found = _get(url)
     keys = found.get("keys")
-    if not isinstance(keys, list) or not keys or not all(isinstance(key, dict) for key in keys):
-        raise PublishingError(f"{url} has none", remedy="The keys that the host has stay.")
+    if not _is_set(keys):
+        raise PublishingError(f"{url} has none", remedy="Give jwks_url or jwks in release_manager_oidc.")
     return found
+
+
+def _is_set(keys):
+    return isinstance(keys, list) and keys and all(isinstance(key, dict) for key in keys)
 
 
 class _OnlyHttps(urllib.request.HTTPRedirectHandler):
@@ -108,7 +137,9 @@ def _get(url):
     """Return what is at a URL, a JSON object. Proxies and authorities are those of the environment and the system."""
     try:
         _need_https(url)
-        with urllib.request.build_opener(_OnlyHttps).open(url, timeout=_TIMEOUT) as response:
+        opener = urllib.request.build_opener(_OnlyHttps)
+        opener.addheaders = [("User-Agent", "cvmfs-release-manager")]  # urllib's own name is often refused
+        with opener.open(url, timeout=_TIMEOUT) as response:
             found = json.loads(response.read(_MAX_LENGTH))
         if not isinstance(found, dict):
             raise ValueError("it is no JSON object")
@@ -116,18 +147,18 @@ def _get(url):
     except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error or type(error).__name__
         raise PublishingError(
-            f"{url} cannot be read: {reason}", remedy="The keys that the host has stay. Let it reach the issuer."
+            f"{url} cannot be read: {reason}",
+            remedy="Let the host reach it, or give jwks_url or jwks in release_manager_oidc.",
         ) from None
 
 
+def keep_keys(config_dir, fetched):
+    """Put JWK sets, by issuer, in the place of those before, at once or not at all. PublishingError."""
+    _write(path=_keys_path(config_dir), text=json.dumps(fetched, indent=4, sort_keys=True) + "\n")
+
+
 @action("write {path}")
-def _keep(*, path, fetched):
-    """Put keys in the place of those before, at once or not at all."""
-    current = _read(path, dict)
-    if all(current.get(issuer) == keys for issuer, keys in fetched.items()):
-        return
-    # As the role writes it, which so finds nothing to change
-    text = json.dumps({**current, **fetched}, indent=4, sort_keys=True) + "\n"
+def _write(*, path, text):
     descriptor, new = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".oidc-keys.")
     try:
         with open(descriptor, "w", encoding="utf-8") as stream:

@@ -101,3 +101,26 @@ def test_keys_are_fetched_by_a_timer(host: Host) -> None:
     assert host.configure(release_manager_oidc_schedule="").expect().changed == 0
     host.configure(release_manager_oidc=[]).expect()
     assert host.run("find", "/etc/cvmfs-publishing") == "/etc/cvmfs-publishing\n"
+
+
+def test_an_issuer_that_is_out_of_reach_keeps_its_keys(tmp_path: pathlib.Path) -> None:
+    """It is in the way of nothing else. One of whom there are no keys is."""
+    with contextlib.ExitStack() as stack:
+        with Issuer(tmp_path).running() as issuer:
+            host = Host(tmp_path, start_host(stack, "oidc"), issuer)
+            host.configure().expect()
+        for options in ((), ("--check",)):
+            run = host.configure(*options).expect()
+            said = " ".join(run.output.split())
+            assert f"Cannot fetch the keys of {issuer.url}: {issuer.url}/.well-known/openid-configuration " in said
+            assert f"{host.name} keeps the keys of {issuer.url} that it has had (first)" in said
+            assert run.changed == 0
+        assert host.keys() == ["first"]
+        about = {"issuer": issuer.url, "audience": "x", "names": {"team-cms": {"project_path": "cms/software"}}}
+        assert host.configure(release_manager_oidc=[about]).expect().changed == 1  # oidc.json
+        other = {**about, "issuer": f"{issuer.url}/other"}
+        refused = host.configure(release_manager_oidc=[about, other]).expect(2)
+        assert f"Cannot fetch the keys of {other['issuer']}: " in " ".join(refused.output.split())
+        assert host.keys() == ["first"]
+        with pytest.raises(subprocess.CalledProcessError):
+            host.run("grep", "other", "/etc/cvmfs-publishing/oidc.json")

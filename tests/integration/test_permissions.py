@@ -189,6 +189,32 @@ def test_a_pipeline_publishes_with_a_token(shared: Site, source: pathlib.Path, i
     assert "This host trusts no issuer of tokens" in refused
 
 
+def test_a_stolen_key_is_replaced_though_an_issuer_is_out_of_reach(
+    shared: Site, source: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3 = {"endpoint": shared.endpoint, "bucket": shared.repository}
+    repositories = {shared.repository: {"s3": s3, "permissions": {"sw/atlas": ["team-atlas"]}}}
+    with Issuer(tmp_path).running() as issuer:
+        monkeypatch.setenv("SSL_CERT_FILE", str(issuer.certificate))
+        names = {"team-atlas": {"project_path": "atlas/software"}}
+        about = {"issuer": issuer.url, "audience": "https://cvmfs.example.org", "names": names}
+        shared.write_inventory(cvmfs_repositories=repositories, release_manager_oidc=[about])
+        shared.play("site").expect()
+    (old,) = shared.manager("cvmfs_repository_info")["whitelist"]["fingerprints"]
+    run = shared.play("rotate_keys", repository=shared.repository, replaces=old, stolen=True, trust_content=True)
+    assert f"keeps the keys of {issuer.url} that it has had (first)" in " ".join(run.expect().output.split())
+    (new,) = shared.manager("cvmfs_repository_info")["whitelist"]["fingerprints"]
+    assert new != old
+    archive = tmp_path / "release.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(source, arcname=".")
+    place = f"{shared.repository}/sw/atlas/2.0"
+    by_sudo(shared, "ingest", "--token", place, stdin=issuer.token() + archive.read_bytes())
+    shared.verify(archive, "sw/atlas/2.0").expect()
+    shared.write_inventory(cvmfs_repositories=repositories)
+    shared.play("site").expect()
+
+
 @pytest.mark.parametrize(
     "changes", [{"issuer": "http://gitlab.example.org"}, {"names": {"everybody": {}}}], ids=json.dumps
 )

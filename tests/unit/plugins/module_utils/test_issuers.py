@@ -11,11 +11,13 @@ import json
 import pathlib
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from ansible.module_utils.testing import patch_module_args
 from ansible_collections.cvmfs.publishing.plugins.module_utils import _host_command, _issuers
+from ansible_collections.cvmfs.publishing.plugins.modules import cvmfs_oidc_keys
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -118,6 +120,20 @@ def fetch(config: pathlib.Path) -> list[str]:
     return [str(error) for error in _issuers.fetch_keys(str(config))]
 
 
+@pytest.fixture
+def have(config: pathlib.Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    """Run the module for these issuers."""
+
+    def run(*issuers: str, **parameters: Any) -> dict[str, Any]:
+        wanted = [{"issuer": issuer} for issuer in issuers]
+        arguments = {"config_dir": str(config), "issuers": wanted, "_ansible_diff": True, **parameters}
+        with patch_module_args(arguments), pytest.raises(SystemExit):
+            cvmfs_oidc_keys.main()
+        return json.loads(capfd.readouterr().out)
+
+    return run
+
+
 def keys(config: pathlib.Path) -> dict[str, Any]:
     return {name: entry["keys"] for name, entry in _issuers.trusted(str(config)).items()}
 
@@ -165,7 +181,6 @@ def test_what_is_no_set_of_keys_is_not_taken(config: pathlib.Path, server: Serve
     server.answers["/keys"] = answer
     (error,) = fetch(config)
     assert error.startswith(f"Cannot fetch the keys of {server.url}/group: {server.url}/keys ")
-    assert "The keys that the host has stay" in error
     assert (config / "oidc-keys.json").read_bytes() == before
 
 
@@ -212,4 +227,49 @@ def test_the_command_says_what_has_failed(
     assert list(keys(config).values()) == [NEW["keys"]]
     server.answers.clear()
     assert _host_command.main(["oidc-keys"], config_dir=str(config)) == 1
-    assert f"Cannot fetch the keys of {server.url}/group: " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"Cannot fetch the keys of {server.url}/group: " in said
+    assert "Until then, the keys that the host has stay." in said
+
+
+def test_the_module_fetches_what_is_to_be_had(
+    config: pathlib.Path, server: Server, have: Callable[..., dict[str, Any]]
+) -> None:
+    path, issuer = config / "oidc-keys.json", f"{server.url}/group"
+    before = path.read_bytes()
+    predicted = have(issuer, _ansible_check_mode=True)
+    assert path.read_bytes() == before
+    done = have(issuer)
+    assert predicted["changed"]
+    assert done["changed"]
+    assert predicted["diff"] == done["diff"] == {"before": {issuer: OLD}, "after": {issuer: NEW}}
+    assert json.loads(path.read_text()) == {issuer: NEW}
+    assert not have(issuer)["changed"]
+    server.answers.clear()
+    warnings = str(have(issuer)["warnings"])
+    assert f"Cannot fetch the keys of {issuer}: " in warnings
+    assert f" keeps the keys of {issuer} that it has had (new)" in warnings
+    assert json.loads(path.read_text()) == {issuer: NEW}
+    assert have()["changed"]  # it is trusted no longer
+    assert path.read_text() == "{}\n"
+
+
+def test_the_module_fails_where_there_are_no_keys_and_changes_nothing(
+    config: pathlib.Path, server: Server, have: Callable[..., dict[str, Any]]
+) -> None:
+    path, issuer, other = config / "oidc-keys.json", f"{server.url}/group", "https://127.0.0.1:1"
+    before = path.read_bytes()
+    for parameters in ({}, {"_ansible_check_mode": True}):
+        result = have(issuer, other, **parameters)
+        assert result["failed"]
+        assert f"Cannot fetch the keys of {other}: " in result["msg"]
+        assert issuer not in result["msg"]
+        assert path.read_bytes() == before
+    server.answers.clear()
+    for damaged in (b"", b"[]", b'{"x": 1}', json.dumps({issuer: {"keys": []}}).encode()):
+        path.write_bytes(damaged)
+        assert f"Cannot fetch the keys of {issuer}: " in have(issuer)["msg"]
+        assert path.read_bytes() == damaged
+    path.unlink()
+    assert have()["changed"]
+    assert path.read_text() == "{}\n"
