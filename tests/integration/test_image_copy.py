@@ -34,7 +34,7 @@ class Host:
         self.site, self.homes = Site.without_storage(directory), homes
         self.user, self.program = (os.environ[f"CVMFS_TEST_ROOTLESS{suffix}"] for suffix in ("_USER", ""))
         self.image = f"localhost/cvmfs-test-{uuid.uuid4().hex[:8]}:native"
-        self.playbook = write_play(directory, "image")
+        self.playbook = write_play(directory, "{{ 'image_absent' if is_removal | default(false) else 'image' }}")
         variables = {
             "ansible_connection": "local",
             "ansible_python_interpreter": sys.executable,
@@ -58,6 +58,10 @@ class Host:
 
     def play(self, *options: str) -> Run:
         return self.site.play(self.playbook, *options, **self.found)
+
+    def remove(self, *options: str) -> Run:
+        """Have the role take away what it has brought."""
+        return self.site.play(self.playbook, *options, **self.found, is_removal=True)
 
     def break_off(self) -> breaking_off.Run:
         """Break a run off after its first change."""
@@ -102,11 +106,26 @@ def test_the_user_gets_the_image_that_root_has(host: Host) -> None:
 
 
 def test_nothing_is_left_of_a_copy_that_was_broken_off(host: Host) -> None:
+    before = host.build("before")
+    assert host.play().expect().changed == 1
     image = host.build("any")
     assert host.break_off().rc == -signal.SIGKILL
     assert list(host.homes.rglob("*.tar"))  # so it was in the middle of it
-    assert host.images() == [image]
+    assert sorted(host.images()) == sorted([before, image])
     assert host.play("--check").expect().changed == 1
     assert host.play().expect().changed == 1
+    assert host.images() == [image]
     assert list(host.homes.iterdir()) == []
     assert host.play().expect().changed == 0
+
+
+def test_nothing_is_left_of_images_when_the_user_stays(host: Host) -> None:
+    before = host.build("before")
+    assert host.play().expect().changed == 1
+    image = host.build("any")
+    assert host.break_off().rc == -signal.SIGKILL
+    assert host.remove("--check").expect().changed == 1
+    assert sorted(host.images()) == sorted([before, image])
+    assert host.remove().expect().changed == 1
+    assert host.images() == []
+    assert host.remove().expect().changed == 0
