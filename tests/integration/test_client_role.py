@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
+import pathlib
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from . import breaking_off
 from .conftest import Run, Site
 from .hosts import on_host, play_on, start_host
 
@@ -46,15 +49,21 @@ class Client:
         return dict(line.split("=", 1) for line in output.split("\0") if line)
 
 
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    site = Site.without_storage(tmp_path_factory.mktemp("client"))
+@contextlib.contextmanager
+def new_client(directory: pathlib.Path) -> Iterator[Client]:
+    site = Site.without_storage(directory)
     site.keys.mkdir()
     (site.keys / "software.example.org.pub").write_text("a public key\n")
     with contextlib.ExitStack() as stack:
         made = Client(site, start_host(stack, "client"))
         on_host(made.host, "mkdir", "-p", CONF)
         on_host(made.host, "sh", "-c", f"echo CVMFS_CACHE_BASE=/cache >{CONF}/default.local")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    with new_client(tmp_path_factory.mktemp("client")) as made:
         yield made
 
 
@@ -168,3 +177,39 @@ def test_it_is_taken_away_again(client: Client) -> None:
     assert on_host(client.host, "find", CONF, "-name", "*.example.org*") == ""
     assert "cvmfs.publishing" not in on_host(client.host, "cat", f"{CONF}/default.local")
     assert client.configure(client_state="absent").expect().changed == 0
+
+
+@pytest.fixture(scope="module")
+def mounting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A host with autofs, and something that mounts as the client does."""
+    script = """
+        apt-get update && apt-get install -y --no-install-recommends autofs
+        printf '#!/bin/sh\nexec mount -t tmpfs cvmfs2 "$2"\n' >/sbin/mount.cvmfs
+        printf '#!/bin/sh\n[ "$1" = software.example.org ] && echo -fstype=tmpfs :cvmfs2\n' >/etc/auto.cvmfs
+        touch /usr/bin/cvmfs2
+        chmod 0755 /sbin/mount.cvmfs /etc/auto.cvmfs
+    """
+    with new_client(tmp_path_factory.mktemp("mounting")) as made:
+        on_host(made.host, "sh", "-ec", script)
+        yield made
+
+
+@pytest.mark.parametrize("mount", ["autofs", "fstab"])
+def test_what_is_mounted_goes_whatever_step_its_removal_ends_after(mounting: Client, mount: str) -> None:
+    place = "/cvmfs/software.example.org"
+    mounting.configure(client_mount=mount).expect()
+    on_host(mounting.host, "ls", place)
+    assert place in on_host(mounting.host, "findmnt", "--list", "--noheadings", "--output", "TARGET")
+    inventories = ["-i", "inventory.yml", "-i", "cvmfs_clients.yml", "--limit", "cvmfs_clients"]
+    variables = ["--extra-vars", json.dumps({"client_state": "absent"})]
+    command = ["ansible-playbook", *inventories, "cvmfs.publishing.site", *variables]
+    directory, environment = mounting.site.directory, mounting.site.environment
+    breaking_off.step_by_step(
+        lambda after: breaking_off.run(command, directory=directory, environment=environment, after=after)
+    )
+    end = time.monotonic() + 30  # autofs takes its time
+    while "/cvmfs" in (found := on_host(mounting.host, "findmnt", "--list", "--noheadings", "--output", "TARGET")):
+        assert time.monotonic() < end, found
+        time.sleep(1)
+    assert "cvmfs" not in on_host(mounting.host, "cat", "/etc/fstab")
+    assert on_host(mounting.host, "sh", "-c", f"ls -d {place} 2>/dev/null || true") == ""
