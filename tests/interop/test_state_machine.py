@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
@@ -246,7 +246,7 @@ def take_steps(judge: Judge, runs: int, report: Callable[[str], None]) -> None:
                 database=None,
                 suppress_health_check=list(HealthCheck),
                 print_blob=True,
-                phases=[__import__("hypothesis").Phase.generate],
+                phases=[Phase.generate],
             ),
         )
     finally:
