@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: cvmfs_oidc_keys
 short_description: Have the keys of issuers of OIDC tokens on a release manager's host
-version_added: 0.3.0
+version_added: 0.2.0
 description:
   - Fetches the keys that issuers sign tokens with, by https, and puts them where C(cvmfs-release-manager) looks for
     them, at once or not at all. It fetches them in check mode, too.
