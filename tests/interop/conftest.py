@@ -5,6 +5,9 @@ A case has two directions. Native first: ``new_native`` makes a repository and `
 ``upstream.assert_shows`` lets CernVM-FS's own check and client look, ``take_over`` makes its server go on. Theirs
 first: ``new_upstream`` makes a repository, ``adopt`` makes the native publisher go on. ``served`` is a local directory
 and fast; ``bucket`` is S3; ``place`` is one after the other.
+
+Run them alone. What makes a mount namespace meanwhile, as Molecule by ``tools/with-cgroup2``, keeps the mounts that are
+there at that moment, and the client that is to take their place waits for the locks of the one before.
 """
 
 from __future__ import annotations
