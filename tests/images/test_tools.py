@@ -6,8 +6,10 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import signal
 import subprocess
 
+import pytest
 from conftest import BASE, CHECKOUT, Engine
 
 LABEL = "io.cvmfs.publishing.quickstart"
@@ -99,15 +101,38 @@ def test_virtualenv_refuses_what_has_no_matching_hash(tmp_path: pathlib.Path) ->
     assert not (tmp_path / "venv/requirements.sha256").exists()
 
 
-def test_with_ceph_gives_credentials_and_leaves_nothing(podman: Engine) -> None:
-    script = 'echo "$CVMFS_TEST_CEPH"; podman exec "$CVMFS_TEST_CEPH" radosgw-admin user info --uid=test >&2'
+def with_ceph(script: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CVMFS_TEST_")}
-    ran = subprocess.run(
+    return subprocess.run(
         [str(CHECKOUT / "tools/with-ceph"), "bash", "-c", script],
         check=True,
         capture_output=True,
         text=True,
         env=environment,
     )
+
+
+def test_with_ceph_gives_credentials_and_leaves_nothing(podman: Engine) -> None:
+    ran = with_ceph('echo "$CVMFS_TEST_CEPH"; podman exec "$CVMFS_TEST_CEPH" radosgw-admin user info --uid=test >&2')
     assert '"access_key": "testkey"' in ran.stderr
     assert podman("container", "exists", ran.stdout.strip(), check=False).returncode == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's containers have networks that can be lost")
+def test_with_ceph_removes_what_lost_its_network(podman: Engine) -> None:
+    """As the containers of a run that was killed together with everything it had started."""
+    name = f"{podman.prefix}-lost"
+    podman.output("run", "--detach", "--name", name, BASE, "sleep", "600")
+    found = "{{.State.Pid}} {{.State.ConmonPid}} {{.NetworkSettings.SandboxKey}}"
+    *processes, network = podman.output("inspect", "--format", found, name).split()
+    try:
+        for process in reversed(processes):
+            os.kill(int(process), signal.SIGKILL)
+        subprocess.run(["umount", network], check=True)
+        assert podman("ps", "--all", check=False).returncode != 0
+        with_ceph("true")
+        assert podman("container", "exists", name, check=False).returncode == 1
+        assert podman("ps", "--all", check=False).returncode == 0
+    finally:
+        podman("rm", "--force", "--time", "0", name, check=False)
+        pathlib.Path(network).unlink(missing_ok=True)

@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
+import functools
+import inspect
+import itertools
 import os
 import random
 import signal
@@ -13,8 +17,11 @@ import sys
 import tarfile
 import termios
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Collection
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from faults import EXIT_CODE, Fault
@@ -27,7 +34,7 @@ from cvmfs_publisher.operations.environment import Environment
 from cvmfs_publisher.operations.mkfs import MkfsOptions, mkfs
 from cvmfs_publisher.operations.publish import PublishOptions, ingest
 from cvmfs_publisher.operations.transaction import abort
-from cvmfs_publisher.repository.lease import CLOCK_MARGIN
+from cvmfs_publisher.repository.lease import CLOCK_MARGIN, Lease
 from cvmfs_publisher.repository.manifest import MANIFEST_KEY
 from cvmfs_publisher.repository.reflog import REFLOG_KEY
 from operations.conftest import from_template
@@ -271,6 +278,59 @@ def test_a_signal_that_comes_twice(manager: ReleaseManager, large: Path, number:
     is_at(process, b"release")
     process.send_signal(number)
     assert_cleaned_up(process, manager, before, large)
+
+
+def interrupted_at(number: int, files: Collection[str], do: Callable[[], object]) -> int:
+    """Do something in a copy of this process, with an interruption at the nth line that it executes in some files.
+
+    :returns: exit code: 130 after the interruption, 0 when it had fewer lines than that
+    """
+    left = number
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
+        nonlocal left
+        if frame.f_code.co_filename not in files:
+            return None
+        left -= event == "line"
+        if left < 0:
+            raise KeyboardInterrupt  # and that ends the tracing
+        return trace
+
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            sys.settrace(trace)
+            do()
+            code = 0
+        except KeyboardInterrupt:
+            code = 130
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_an_interruption_at_any_line(local: ReleaseManager, tmp_path: Path, step: int) -> None:
+    """Of what opens, publishes in and ends a transaction: neither a lease nor a session stays."""
+    sources = [make(tmp_path / name, **content) for name, content in (("first", FIRST), ("second", SECOND))]
+    files = {inspect.getfile(what) for what in (abort, ingest, Environment, Lease)}
+    before = local.state()
+    revisions = set()
+    for number in itertools.count(0, step):
+        changes = ChangeSet((mirror(sources[number % 2]),))
+        code = interrupted_at(
+            number, files, functools.partial(ingest, local.environment, NAME, changes, PublishOptions())
+        )
+        assert dataclasses.replace(local.state(), published=before.published) == before, number
+        revisions.add(local.manifest().revision)
+        if code == 0:
+            break
+        assert code == 130
+    assert len(revisions) > 2
+    local.check()
 
 
 def with_garbage(manager: ReleaseManager, tmp_path: Path) -> None:

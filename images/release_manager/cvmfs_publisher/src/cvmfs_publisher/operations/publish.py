@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -327,15 +328,27 @@ def ingest(
     if dry_run:
         return preview(environment, name, changes, options, tell=tell)
     call_hook(environment, name, Hook.TRANSACTION_BEFORE)
-    with environment.open(name, environment.supported_settings(name)) as repository:
-        session = open_transaction(environment, name, hooks=False, opened=repository)
-        options = replace(options, transaction_id=session.id)
+    settings = environment.supported_settings(name)
+    session: Session | None = None
+    options = replace(options, transaction_id=str(uuid.uuid4()))
+    with environment.open(name, settings) as repository:
         try:
+            session = open_transaction(
+                environment, name, hooks=False, opened=repository, transaction_id=options.transaction_id
+            )
             call_hook(environment, name, Hook.TRANSACTION_AFTER)
             return publish(environment, name, changes, options, tell=tell, opened=repository)
         except BaseException as error:
-            _abandon(environment, session, error)
+            session = session or _find_own(environment, settings, options)
+            if session is not None:
+                _abandon(environment, session, error)
             raise
+
+
+def _find_own(environment: Environment, settings: ServerConfig, options: PublishOptions) -> Session | None:
+    """Return the transaction of an ingest that was interrupted before it knew that it had opened one."""
+    found = find_session(environment, settings)
+    return found if found is not None and found.id == options.transaction_id else None
 
 
 def _abandon(environment: Environment, session: Session, error: BaseException) -> None:

@@ -127,6 +127,7 @@ def open_transaction(
     claimed: bool = False,
     for_upstream: bool = False,
     opened: Repository | None = None,
+    transaction_id: str | None = None,
 ) -> Session:
     """Take the repository's lease and note the session.
 
@@ -138,6 +139,7 @@ def open_transaction(
     :param claimed: show everything in it as this process's user's, where no other user is known
     :param for_upstream: CernVM-FS's own tools will publish, so that settings need not be such as are honoured here
     :param opened: as for `Environment.open`
+    :param transaction_id: its id to be, for who has to find it even if an interruption comes before this returns
     :raises InTransaction: when this release manager has a transaction open already
     :raises LeaseHeld: when somebody else has
     :raises WhitelistExpired: when what would be published could not be signed
@@ -155,38 +157,40 @@ def open_transaction(
             f"{name} cannot be mounted: {reason}",
             remedy="Start the container with --device /dev/fuse --cap-add SYS_ADMIN, or use a mountless transaction",
         )
-    with environment.open(name, settings, opened=opened) as repository:
-        repository.whitelist.require_valid()
-        checkout = find_checkout(environment, settings)
-        root_hash = checkout.root_hash if checkout else repository.manifest.root_hash
-        if directory != ROOT:
-            _require_directory(environment, settings, repository, root_hash, directory)
-        if hooks:
-            call_hook(environment, name, Hook.TRANSACTION_BEFORE)
-        session = Session(
-            id=str(uuid.uuid4()),
-            repository=name,
-            path=path.strip("/"),
-            revision=repository.manifest.revision,
-            root_hash=repository.manifest.root_hash.hex,
-            opened=int(time.time()),
-            mount_point=str(union_dir(settings)) if interactive else "",
-            claimed=claimed,
-            token=new_session(),
-            checkout=checkout.root_hash.hex if checkout else "",
-            for_upstream=for_upstream,
-        )
-        # The file first: it keeps a second process of this release manager out. It goes if the lease is not to be had.
-        try:
+    session: Session | None = None
+    try:
+        with environment.open(name, settings, opened=opened) as repository:
+            repository.whitelist.require_valid()
+            checkout = find_checkout(environment, settings)
+            root_hash = checkout.root_hash if checkout else repository.manifest.root_hash
+            if directory != ROOT:
+                _require_directory(environment, settings, repository, root_hash, directory)
+            if hooks:
+                call_hook(environment, name, Hook.TRANSACTION_BEFORE)
+            session = Session(
+                id=transaction_id or str(uuid.uuid4()),
+                repository=name,
+                path=path.strip("/"),
+                revision=repository.manifest.revision,
+                root_hash=repository.manifest.root_hash.hex,
+                opened=int(time.time()),
+                mount_point=str(union_dir(settings)) if interactive else "",
+                claimed=claimed,
+                token=new_session(),
+                checkout=checkout.root_hash.hex if checkout else "",
+                for_upstream=for_upstream,
+            )
+            # The file first: it keeps a second process of this release manager out. It goes if there is no lease.
             _write(file, session, exclusive=True)
             _acquire(repository.store, session, retry_timeout)
             session = _begin_with_newest(environment, settings, repository, session, file, template)
-        except (InTransaction, ConfigurationError):
-            raise  # the session file is not ours
-        except BaseException as error:
-            # Also when we were interrupted after file or lease had been made, and before we heard of it
+    except (InTransaction, ConfigurationError):
+        raise  # the session file is not ours
+    except BaseException as error:
+        # Also when we were interrupted after file or lease had been made, before we heard of it or on closing the store
+        if session is not None:
             discard_session(environment, session, error)
-            raise
+        raise
     if hooks:
         call_hook(environment, name, Hook.TRANSACTION_AFTER)
     return session
@@ -601,8 +605,10 @@ def _forget(environment: Environment, settings: ServerConfig, session: Session) 
         current = find_session(environment, settings)
     except ConfigurationError:  # damaged, so of no use to anybody
         current = session
+    file = _session_file(environment, settings)
     if current is not None and current.id == session.id:
-        _session_file(environment, settings).unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
+    _temporary(file, session).unlink(missing_ok=True)  # of a write that was interrupted
 
 
 def _read(file: Path, name: str) -> Session | None:
@@ -619,7 +625,7 @@ def _read(file: Path, name: str) -> Session | None:
 
 def _write(file: Path, session: Session, *, exclusive: bool) -> None:
     data = json.dumps(dataclasses.asdict(session)).encode()
-    temporary = file.with_name(f".{file.name}.{session.id}")
+    temporary = _temporary(file, session)
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(descriptor, "wb") as stream:
@@ -637,6 +643,11 @@ def _write(file: Path, session: Session, *, exclusive: bool) -> None:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _temporary(file: Path, session: Session) -> Path:
+    """Return where a session file is while it is being written."""
+    return file.with_name(f".{file.name}.{session.id}")
 
 
 def _in_transaction(session: Session) -> InTransaction:
