@@ -101,7 +101,7 @@ def test_death_at_every_operation(template: Path, tmp_path: Path) -> None:
         manager.ingest(mirror(first))
         dies_doing(manager, Fault(nth=number, die="before"), publish_second)
         revision = is_whole(manager, old, new)
-        assert revision == (2 if number <= commit else 3)
+        assert revision == (2 if number <= commit else 3), (number, operations)
         revisions.add(revision)
         goes_on(manager, second, by_waiting=number % 2 == 0)
     assert revisions == {2, 3}
