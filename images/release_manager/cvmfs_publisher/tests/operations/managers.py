@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -261,10 +261,10 @@ def run_in_copy(
         if child == 0:
             code = 1
             try:
-                signal.alarm(timeout)
                 for number, file in enumerate((source, output, errors)):
                     os.dup2(file.fileno(), number)
                 sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
+                faulthandler.dump_traceback_later(timeout, exit=True, file=2)
                 os.environ.clear()
                 os.environ.update(environ)
                 tempfile.tempdir = None
