@@ -102,8 +102,9 @@ def test_abort(site: Site, command: list[str]) -> None:
         terminal.type("no")
         terminal.expect(QUESTION)
         terminal.type("shell")
-        terminal.type("ls; exit")
+        terminal.type("ls")
         terminal.expect("nobody-wants-this")
+        terminal.type("exit")  # engines may lose what comes just before
         terminal.expect(QUESTION)
         terminal.type("ab")
         terminal.expect("Sure (yes, no)? ")
@@ -167,8 +168,9 @@ def test_an_interrupted_container(site: Site, command: list[str], ends: list[str
         assert terminal.end() == 1
     assert "has been interrupted" in site.manager("cvmfs_transaction")["msg"]
     with Terminal([*command, "attach", site.repository]) as terminal:
-        terminal.type("cat survivor/file; rm -r survivor; exit")
+        terminal.type("cat survivor/file")
         terminal.expect("written\r\n")
+        terminal.type("rm -r survivor; exit")
         terminal.expect(QUESTION)
         terminal.type("publish")
         terminal.expect("published revision")
@@ -241,8 +243,9 @@ def test_run_keeps_for_a_person_what_could_not_be_published(
         terminal.expect("The transaction stays open")
         assert terminal.end() == 1
     with Terminal([*command, "attach", site.repository]) as terminal:
-        terminal.type(f"cat /cvmfs/{site.repository}/outside; exit")
+        terminal.type(f"cat /cvmfs/{site.repository}/outside")
         terminal.expect("hours of work\r\n")
+        terminal.type("exit")
         terminal.expect(QUESTION)
         terminal.type("abort")
         terminal.expect("Sure")

@@ -164,8 +164,9 @@ def test_shell(rootless: RootlessSite) -> None:
         )
         terminal.expect("did-42")
     with Terminal([*command, "attach", rootless.repository]) as terminal:
-        terminal.type("cat by-hand/new/file; exit")
+        terminal.type("cat by-hand/new/file")
         terminal.expect("kept\r\n")
+        terminal.type("exit")
         terminal.expect("back to the shell? ")
         terminal.type("publish by-hand")
         terminal.expect("tagged by-hand")
