@@ -24,7 +24,7 @@ ENVIRONMENT := eval "$$(tools/container-env build)"; export PATH="$(CURDIR)/$(VE
 # Root tests rootless podman with a user made for it; anybody else has no other podman anyway.
 WITH_ROOTLESS := $(if $(filter 0,$(shell id -u)),tools/with-rootless)
 # Suites that take minutes, the most telling first.
-EXTENDED := test-site test-scenarios test-docker test-slow test-shell
+EXTENDED := test-site test-roles test-scenarios test-docker test-slow test-shell
 PUBLISHER := images/release_manager/cvmfs_publisher
 SCENARIOS := $(patsubst molecule/%/molecule.yml,%,$(wildcard molecule/*/molecule.yml))
 
@@ -108,11 +108,15 @@ test-shell: venv images ## The image with compilers and editors (minutes; a giga
 
 .PHONY: test-integration
 test-integration: venv images ## Modules and roles on real podman and real Ceph
-	$(ENVIRONMENT); $(WITH_ROOTLESS) tools/with-ceph $(PYTEST) $(SITES) -m 'not extended' -k 'not docker' tests/integration
+	$(ENVIRONMENT); $(WITH_ROOTLESS) tools/with-ceph $(PYTEST) $(SITES) -m 'not (extended or roles)' -k 'not docker' tests/integration
 
 .PHONY: test-site
-test-site: venv images ## Frontends, monitoring, people's command, day-two work, migration, and the guides' commands (many minutes)
+test-site: venv images ## Day-two work, migration, people's command, check mode, and the guides' commands (many minutes)
 	$(ENVIRONMENT); $(WITH_ROOTLESS) tools/with-ceph $(PYTEST) $(SITES) -m extended -k 'not docker' tests/integration
+
+.PHONY: test-roles
+test-roles: venv images ## Hosts of all roles as they are set up, changed, broken off and taken away (many minutes)
+	$(ENVIRONMENT); $(WITH_ROOTLESS) tools/with-ceph $(PYTEST) $(SITES) -m roles -k 'not docker' tests/integration
 
 .PHONY: test-docker
 test-docker: venv images ## The tests of images and modules that concern docker (root; uses the machine's docker or starts one)

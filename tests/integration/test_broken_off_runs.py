@@ -26,7 +26,7 @@ from .hosts import CONNECTION, free_port, on_host, start_host
 from .plays import secret_names
 from .test_private_ca import Authority
 
-pytestmark = pytest.mark.extended
+pytestmark = pytest.mark.roles
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ import pytest
 
 from .conftest import ENGINES, ROOT, Site, running_site
 
-pytestmark = pytest.mark.extended
+pytestmark = pytest.mark.roles
 
 
 @pytest.fixture

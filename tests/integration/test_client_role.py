@@ -18,7 +18,7 @@ from . import breaking_off
 from .conftest import Run, Site
 from .hosts import on_host, play_on, start_host
 
-pytestmark = pytest.mark.extended
+pytestmark = pytest.mark.roles
 
 CONF = "/etc/cvmfs"
 

@@ -13,7 +13,7 @@ import pytest
 from .conftest import Site
 from .hosts import on_host, play_on, start_host
 
-pytestmark = pytest.mark.extended
+pytestmark = pytest.mark.roles
 
 NAME = "software.example.org"
 

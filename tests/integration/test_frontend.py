@@ -28,7 +28,7 @@ from .conftest import Run, Site, running_site
 from .hosts import free_port, on_host, play_on, start_host
 from .test_private_ca import Authority, tls_front
 
-pytestmark = pytest.mark.extended
+pytestmark = pytest.mark.roles
 
 
 @dataclasses.dataclass

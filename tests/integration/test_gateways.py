@@ -18,7 +18,7 @@ import pytest
 from .conftest import RADOSGW_ADMIN, Site
 
 # Nothing here is about the engine.
-pytestmark = [pytest.mark.extended, pytest.mark.parametrize("site", ["podman"], indirect=True)]
+pytestmark = [pytest.mark.roles, pytest.mark.parametrize("site", ["podman"], indirect=True)]
 
 CONTAINER = RADOSGW_ADMIN[2]
 INDEXLESS = "test-indexless"

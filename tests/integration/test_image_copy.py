@@ -22,7 +22,7 @@ from . import breaking_off
 from .conftest import Run, Site
 from .hosts import write_play
 
-pytestmark = pytest.mark.extended
+pytestmark = pytest.mark.roles
 
 TITLE = "org.opencontainers.image.title=cvmfs-release-manager"
 

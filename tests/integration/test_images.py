@@ -11,6 +11,8 @@ import pytest
 
 from .conftest import Site
 
+pytestmark = pytest.mark.roles
+
 IMAGE = "localhost/cvmfs-test-publishing-images"
 
 

@@ -12,7 +12,7 @@ import pytest
 from .conftest import Run, Site
 from .hosts import on_host, play_on, start_host, write_play
 
-pytestmark = pytest.mark.extended
+pytestmark = pytest.mark.roles
 
 
 @pytest.fixture

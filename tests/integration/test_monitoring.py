@@ -27,7 +27,7 @@ from .conftest import ENGINES, ROOT, Site, running_site
 from .hosts import free_port
 from .plays import run_tasks
 
-pytestmark = pytest.mark.extended
+pytestmark = pytest.mark.roles
 
 RULES = ROOT / "roles/monitoring/files/cvmfs.rules.yml"
 DASHBOARD = ROOT / "roles/monitoring/files/cvmfs.dashboard.json"

@@ -19,7 +19,7 @@ from . import breaking_off
 from .conftest import Run, Site, running_site
 from .hosts import free_port, on_host, play_on, start_host
 
-pytestmark = pytest.mark.extended
+pytestmark = pytest.mark.roles
 
 
 DROP_IN = "/etc/systemd/system/prometheus-node-exporter.service.d/cvmfs.conf"

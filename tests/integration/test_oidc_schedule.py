@@ -16,7 +16,7 @@ from .conftest import Run, Site
 from .hosts import on_host, play_on, start_host, write_play
 from .test_permissions import Issuer
 
-pytestmark = pytest.mark.extended
+pytestmark = pytest.mark.roles
 
 UNITS = "/etc/systemd/system/cvmfs-oidc-keys.*"
 KEYS = "/etc/cvmfs-publishing/oidc-keys.json"

@@ -155,6 +155,7 @@ class TestBadInput:
         site.publish(source, "below").expect()
         assert "is not a directory" in site.publish(source, "below/empty/x").expect(2).output
 
+    @pytest.mark.extended
     def test_other_keys(self, site: Site) -> None:
         """A repository that exists is not overwritten, whatever keys somebody comes with."""
         before = site.revision()

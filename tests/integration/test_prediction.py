@@ -19,7 +19,7 @@ from .conftest import RADOSGW_ADMIN, Site
 from .plays import Bucket, run_tasks, secret_names
 
 # Nothing here is about the engine.
-pytestmark = pytest.mark.parametrize("site", ["podman"], indirect=True)
+pytestmark = [pytest.mark.extended, pytest.mark.parametrize("site", ["podman"], indirect=True)]
 
 PREDICTED = ("changed", "added", "modified", "removed", "paths", "diff")
 

@@ -24,6 +24,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from .conftest import ENGINES, Site, running_site
 
+pytestmark = pytest.mark.roles
+
 _BLOCK = 1 << 16
 
 

@@ -11,7 +11,7 @@ import pytest
 from .conftest import ENGINES, Site, running_site
 from .plays import secret_names
 
-pytestmark = pytest.mark.extended
+pytestmark = pytest.mark.roles
 
 
 @pytest.fixture(scope="module", params=ENGINES)

@@ -65,6 +65,7 @@ def test_the_controller_keeps_them_for_itself(site: Site) -> None:
     assert stat.S_IMODE(site.keys.stat().st_mode) == 0o700
 
 
+@pytest.mark.extended
 def test_no_output_shows_any(site: Site, source: pathlib.Path) -> None:
     """Not even at the highest verbosity that people use, with diffs, for runs that do and that fail."""
     repository = site.repository
@@ -121,6 +122,7 @@ def _meanwhile(watch: Callable[[], None], done: threading.Event) -> Iterator[Non
             done.set()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_master_key_stays_on_the_controller(
     engine: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch

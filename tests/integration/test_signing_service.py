@@ -13,7 +13,7 @@ import pytest
 
 from .conftest import ENGINES, Site, running_site
 
-pytestmark = pytest.mark.extended
+pytestmark = pytest.mark.roles
 
 
 @pytest.fixture(scope="module", params=ENGINES)

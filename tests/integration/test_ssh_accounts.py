@@ -15,7 +15,7 @@ import pytest
 from .conftest import Run, Site
 from .hosts import free_port, on_host, play_on, start_host, write_play
 
-pytestmark = pytest.mark.extended
+pytestmark = pytest.mark.roles
 
 SSHD = "/etc/ssh/sshd_config.d/00-cvmfs-publishing.conf"
 AUTHORITY = "/etc/ssh/cvmfs-publishing/ca.pub"

@@ -20,7 +20,7 @@ from botocore.exceptions import ClientError
 
 from .conftest import RADOSGW_ADMIN, Site, running_site
 
-pytestmark = pytest.mark.extended
+pytestmark = pytest.mark.roles
 
 Keys = dict[str, str]
 
