@@ -141,13 +141,27 @@ def without_repository(template: Path, base: Path) -> ReleaseManager:
 
 def dies_doing(manager: ReleaseManager, fault: Fault, do: Callable[[FaultyEnvironment], object]) -> None:
     """Do something in a process that a fault kills."""
+    assert in_copy(lambda: do(FaultyEnvironment(manager, [fault]))) == EXIT_CODE
+
+
+def in_copy(do: Callable[[], object]) -> int:
+    """Do something in a copy of this process.
+
+    :returns: its exit code: 130 after an interruption, 1 when it failed
+    """
     child = os.fork()
     if child == 0:
+        code = 1
         try:
-            do(FaultyEnvironment(manager, [fault]))
+            do()
+            code = 0
+        except KeyboardInterrupt:
+            code = 130
+        except BaseException:
+            traceback.print_exc()
         finally:
-            os._exit(1)  # it should have been dead by now
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == EXIT_CODE
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 # The real program, at random moments
@@ -296,20 +310,11 @@ def interrupted_at(number: int, files: Collection[str], do: Callable[[], object]
             raise KeyboardInterrupt  # and that ends the tracing
         return trace
 
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            sys.settrace(trace)
-            do()
-            code = 0
-        except KeyboardInterrupt:
-            code = 130
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    def do_traced() -> None:
+        sys.settrace(trace)
+        do()
+
+    return in_copy(do_traced)
 
 
 @pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])

@@ -328,10 +328,9 @@ def ingest(
     if dry_run:
         return preview(environment, name, changes, options, tell=tell)
     call_hook(environment, name, Hook.TRANSACTION_BEFORE)
-    settings = environment.supported_settings(name)
     session: Session | None = None
     options = replace(options, transaction_id=str(uuid.uuid4()))
-    with environment.open(name, settings) as repository:
+    with environment.open(name, environment.supported_settings(name)) as repository:
         try:
             session = open_transaction(
                 environment, name, hooks=False, opened=repository, transaction_id=options.transaction_id
@@ -339,22 +338,23 @@ def ingest(
             call_hook(environment, name, Hook.TRANSACTION_AFTER)
             return publish(environment, name, changes, options, tell=tell, opened=repository)
         except BaseException as error:
-            session = session or _find_own(environment, settings, options)
+            # It may have been interrupted before it could tell that it is open
+            session = session or _find(environment, name, options.transaction_id)
             if session is not None:
                 _abandon(environment, session, error)
             raise
 
 
-def _find_own(environment: Environment, settings: ServerConfig, options: PublishOptions) -> Session | None:
-    """Return the transaction of an ingest that was interrupted before it knew that it had opened one."""
-    found = find_session(environment, settings)
-    return found if found is not None and found.id == options.transaction_id else None
+def _find(environment: Environment, name: str, transaction_id: str | None) -> Session | None:
+    """Return the open transaction of this release manager if it is that one."""
+    found = find_session(environment, environment.settings(name))
+    return found if found is not None and found.id == transaction_id else None
 
 
 def _abandon(environment: Environment, session: Session, error: BaseException) -> None:
     """End the transaction of an ingest that has failed, with the hooks of an abort unless it has ended already."""
-    current = find_session(environment, environment.settings(session.repository))
-    hooks = isinstance(error, Exception) and current is not None and current.id == session.id
+    is_open = _find(environment, session.repository, session.id) is not None
+    hooks = isinstance(error, Exception) and is_open
     if hooks:
         _call_in_failure(environment, session.repository, Hook.ABORT_BEFORE)
     discard_session(environment, session, error)
